@@ -1,0 +1,3 @@
+"""llmgate: the LLM gateway whose money is right."""
+
+__version__ = "0.1.0"
