@@ -29,12 +29,19 @@ class Meters(msgspec.Struct, frozen=True, omit_defaults=True):
     milliseconds: int = 0
     searches: int = 0
     characters: int = 0
+    calls: int = 0
+    """Requests that the upstream worked for: 1, or 0 where it refused."""
 
     @property
     def input_tokens(self) -> int:
         """All input, cached included: what `usage` shows and what limits count."""
         return (
-            self.input + self.cached_input + self.cache_write + self.cache_write_1h + self.audio_input + self.image_input
+            self.input
+            + self.cached_input
+            + self.cache_write
+            + self.cache_write_1h
+            + self.audio_input
+            + self.image_input
         )
 
     @property
@@ -76,3 +83,56 @@ class Billing(StrEnum):
 
     METERED = "metered"
     PREPAID = "prepaid"
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request asks for, as far as routing, quoting and metering need to know; the same for every format."""
+
+    model: str
+    stream: bool = False
+    usage_asked: bool = True
+    """The client itself asked to be told the usage (or the format always tells it)."""
+    text_bytes: int = 0
+    """UTF-8 bytes of all text that the model reads: prompts, tool definitions, tool arguments."""
+    messages: int = 0
+    media_tokens: int = 0
+    """A documented upper bound of the tokens of images and the like that came inside the body."""
+    hidden_input: bool = False
+    """The body points at input that it doesn't show: only the model's context window bounds it."""
+    output: bool = True
+    """The model writes tokens for this request (an embedding doesn't)."""
+    max_output: int | None = None
+    """The request's own bound of output tokens, per choice."""
+    min_output: int = 1
+    """The least bound that the API accepts for this request."""
+    choices: int = 1
+    searches: int = 0
+    """The most paid searches that the request may cause."""
+    service_tier: str | None = None
+    tags: dict[str, str] = {}
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer said of its own consumption."""
+
+    meters: Meters
+    cost_nano: int | None = None
+    """What the upstream says that it bills, where it says so."""
+    service_tier: str | None = None
+
+
+class Quote(msgspec.Struct, frozen=True, kw_only=True):
+    """The most that a request may be charged, and what it is made of."""
+
+    input_tokens: int
+    """The bound of the input."""
+    output_tokens: int
+    """The bound of the output, of one choice."""
+    choices: int
+    amount_nano: int
+    floor_tokens: int
+    """The least output bound, of one choice, that is worth sending."""
+    floor_nano: int
+    """The quote at that least bound."""
+    input_estimate: int
+    """The likely input: what a request cut off before any usage was heard is charged."""

@@ -1,0 +1,35 @@
+"""What names may look like, and when a glob means one."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import translate
+from functools import lru_cache
+
+from .errors import UsageError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+"""A user, team, key, plan or upstream: safe in a URL, a log, a table and a shell."""
+
+MODEL = re.compile(r"(?!.*\.\.)[A-Za-z0-9._:@/-]{1,256}")
+"""A model: as NAME, with the signs that vendors use. No `..`, because some vendors put it into a path."""
+
+
+def check_name(name: str, what: str) -> str:
+    """Raises UsageError unless `name` is a NAME."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is no name for a {what}: 1 to 64 letters, digits and . _ @ + - are allowed, "
+            "and the first is a letter or a digit"
+        )
+    return name
+
+
+@lru_cache(maxsize=4096)
+def _pattern(glob: str) -> re.Pattern[str]:
+    return re.compile(translate(glob))
+
+
+def matches(glob: str, name: str) -> bool:
+    """Whether a glob such as `gpt-4o*` means a model; capital letters count."""
+    return _pattern(glob).match(name) is not None

@@ -1,0 +1,86 @@
+"""The bounds of a request: what it may cost at most, and what it likely consumes. Pure arithmetic.
+
+Argument that the input bound holds: every tokenizer in use makes at least one byte of UTF-8 text out of each token, so
+a text of n bytes has at most n tokens; what chat templates put around messages is allowed for by
+`TEMPLATE_TOKENS` per message and `PREAMBLE_TOKENS` per request; media have documented bounds of their own; and what
+the body doesn't show is bounded by the model's context window. The output bound is the one that is sent along.
+"""
+
+from __future__ import annotations
+
+from .errors import Refusal
+from .money import ceil_div
+from .pricing import UNITS, Dearest
+from .types import Ask, Quote
+
+TEMPLATE_TOKENS = 16
+"""Upper bound of what a chat template adds around one message (the widest in use add 3 to 10)."""
+
+PREAMBLE_TOKENS = 128
+"""Upper bound of what a template adds to a whole request (dates, default system lines; gpt-oss adds about 70)."""
+
+SMALLEST_CLAMP = 256
+"""An answer is not clamped below this many tokens, or what was asked for if that is less."""
+
+UNKNOWN_CONTEXT = 1_000_000
+"""The context window assumed for hidden input where the catalogue knows none."""
+
+
+def input_estimate(ask: Ask) -> int:
+    """⌈bytes of text / 3⌉ + 4 per message, plus the media."""
+    return ceil_div(ask.text_bytes, 3) + 4 * ask.messages + ask.media_tokens
+
+
+def output_estimate(text_bytes: int) -> int:
+    """⌈bytes of text and tool arguments that went by / 3⌉."""
+    return ceil_div(text_bytes, 3)
+
+
+def input_bound(ask: Ask, context_window: int | None) -> int:
+    if ask.hidden_input:
+        return context_window or UNKNOWN_CONTEXT
+    return ask.text_bytes + TEMPLATE_TOKENS * ask.messages + PREAMBLE_TOKENS + ask.media_tokens
+
+
+def amount_at(price: Dearest, input_tokens: int, output_tokens: int, choices: int) -> int:
+    """What so many tokens come to at the dearest rates, in nano-USD, rounded up."""
+    return ceil_div(input_tokens * price.input + output_tokens * choices * price.output + price.fixed, UNITS)
+
+
+def quote(ask: Ask, price: Dearest, input_tokens: int, max_output: int) -> Quote:
+    """The most that a request may be charged.
+
+    `max_output` bounds the output where the request has no bound of its own: the model's, else the default.
+    """
+    output = (ask.max_output or max_output) if ask.output else 0
+    floor = max(min(output, SMALLEST_CLAMP), ask.min_output) if ask.output else 0
+    return Quote(
+        input_tokens=input_tokens,
+        output_tokens=output,
+        choices=ask.choices,
+        amount_nano=amount_at(price, input_tokens, output, ask.choices),
+        floor_tokens=min(floor, output),
+        floor_nano=amount_at(price, input_tokens, min(floor, output), ask.choices),
+        input_estimate=min(input_estimate(ask), input_tokens),
+    )
+
+
+def clamped_output(quoted: Quote, price: Dearest, room_nano: int) -> int | None:
+    """The largest output bound (of one choice) whose quote fits the room, or None if not even the floor does.
+
+    Inverts `amount_at`: ⌈x / UNITS⌉ ≤ room exactly when x ≤ room × UNITS.
+    """
+    if quoted.amount_nano <= room_nano:
+        return quoted.output_tokens
+    if quoted.floor_nano > room_nano:
+        return None
+    left = room_nano * UNITS - quoted.input_tokens * price.input - price.fixed
+    # The quote is too dear and its floor is not, so output costs something: no division by zero.
+    return min(quoted.output_tokens, left // (quoted.choices * price.output))
+
+
+def positive(value: object, name: str) -> int:
+    """A bound as a request may state it: an integer ≥ 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**53:
+        raise Refusal(f"{name} must be an integer of at least 1", param=name)
+    return value

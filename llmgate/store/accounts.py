@@ -1,0 +1,167 @@
+"""Users, teams and the accounts that pay for them."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from ..errors import Refusal
+from ..names import check_name
+from ..types import Billing
+from . import audit
+from .db import Row, Tx
+
+PAYER = """
+  CASE WHEN u.team_id IS NOT NULL AND ua.billing_source = 'default' THEN t.account_id ELSE u.account_id END
+"""
+"""SQL: which account pays for a user `u` (with its own account `ua`) of the team `t`: the user's own, if the user has
+billing or credits of its own or no team; else the team's."""
+
+
+def add_user(
+    tx: Tx,
+    name: str,
+    *,
+    team: str | None = None,
+    plan: str | None = None,
+    email: str | None = None,
+    billing: Billing | None = None,
+    default_billing: Billing = Billing.METERED,
+) -> Row:
+    """Make a user and its account. `billing` is what an admin says by hand; else `default_billing` holds."""
+    check_name(name, "user")
+    if find_user(tx, name):
+        raise Refusal(f"user {name} exists already: see `llmgate users show {name}`", code="conflict")
+    team_id = team_row(tx, team)["id"] if team else None
+    account_id = _add_account(tx, "user", billing, default_billing)
+    tx.execute(
+        "INSERT INTO users (name, account_id, team_id, plan, email, created_ms) VALUES (?, ?, ?, ?, ?, ?)",
+        (name, account_id, team_id, plan, email, tx.now_ms),
+    )
+    audit.record(tx, "users.add", name, after={"team": team, "plan": plan, "email": email, "billing": billing})
+    return user_row(tx, name)
+
+
+def add_team(
+    tx: Tx,
+    name: str,
+    *,
+    plan: str | None = None,
+    billing: Billing | None = None,
+    default_billing: Billing = Billing.METERED,
+) -> Row:
+    check_name(name, "team")
+    if tx.one("SELECT 1 FROM teams WHERE name = ?", name):
+        raise Refusal(f"team {name} exists already: see `llmgate teams show {name}`", code="conflict")
+    account_id = _add_account(tx, "team", billing, default_billing)
+    tx.execute(
+        "INSERT INTO teams (name, account_id, plan, created_ms) VALUES (?, ?, ?, ?)",
+        (name, account_id, plan, tx.now_ms),
+    )
+    audit.record(tx, "teams.add", name, after={"plan": plan, "billing": billing})
+    return team_row(tx, name)
+
+
+def _add_account(tx: Tx, kind: str, billing: Billing | None, default_billing: Billing) -> int:
+    cursor = tx.execute(
+        "INSERT INTO accounts (kind, billing, billing_source) VALUES (?, ?, ?)",
+        (kind, billing or default_billing, "hand" if billing else "default"),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+_USER = f"""
+SELECT u.*, t.name AS team, ua.billing AS own_billing, ua.billing_source, p.id AS payer_id, p.kind AS payer_kind,
+       p.billing AS billing
+FROM users u
+JOIN accounts ua ON ua.id = u.account_id
+LEFT JOIN teams t ON t.id = u.team_id
+JOIN accounts p ON p.id = {PAYER}
+"""
+
+
+def find_user(tx: Tx, name: str) -> Row | None:
+    return tx.one(_USER + " WHERE u.name = ?", name)
+
+
+def user_row(tx: Tx, name: str) -> Row:
+    """A user by name. Raises Refusal `not_found`, naming the nearest."""
+    row = find_user(tx, name)
+    if row is None:
+        raise unknown(tx, "user", name, "users")
+    return row
+
+
+def team_row(tx: Tx, name: str) -> Row:
+    row = tx.one(
+        "SELECT t.*, a.billing, a.billing_source FROM teams t JOIN accounts a ON a.id = t.account_id WHERE t.name = ?",
+        name,
+    )
+    if row is None:
+        raise unknown(tx, "team", name, "teams")
+    return row
+
+
+def unknown(tx: Tx, what: str, name: str, table: str) -> Refusal:
+    """There is no such thing; but perhaps one that is spelled nearly so."""
+    known = [row[0] for row in tx.execute(f"SELECT name FROM {table}")]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"`llmgate {table}` lists them"
+    return Refusal(f"there is no {what} {name!r}: {hint}", code="not_found")
+
+
+def list_users(tx: Tx) -> list[Row]:
+    return tx.execute(_USER + " ORDER BY u.name").fetchall()
+
+
+def list_teams(tx: Tx) -> list[Row]:
+    return tx.execute(
+        "SELECT t.*, a.billing, a.billing_source, (SELECT count(*) FROM users u WHERE u.team_id = t.id) AS members "
+        "FROM teams t JOIN accounts a ON a.id = t.account_id ORDER BY t.name"
+    ).fetchall()
+
+
+def set_user(tx: Tx, name: str, changes: dict[str, Any]) -> Row:
+    """Change what is named in `changes`: team, plan, email, billing, status. `team` or `plan` "" takes it away."""
+    before = user_row(tx, name)
+    for field, value in changes.items():
+        match field:
+            case "team":
+                team_id = team_row(tx, value)["id"] if value else None
+                tx.execute("UPDATE users SET team_id = ? WHERE id = ?", (team_id, before["id"]))
+            case "billing":
+                set_billing(tx, before["account_id"], Billing(value), "hand")
+            case "plan" | "email" | "status":
+                tx.execute(f"UPDATE users SET {field} = ? WHERE id = ?", (value or None, before["id"]))
+            case _:
+                raise AssertionError(field)
+    audit.record(tx, "users.set", name, before={field: before[field] for field in changes}, after=changes)
+    return user_row(tx, name)
+
+
+def set_team(tx: Tx, name: str, changes: dict[str, Any]) -> Row:
+    """Change what is named in `changes`: plan, billing."""
+    before = team_row(tx, name)
+    for field, value in changes.items():
+        match field:
+            case "billing":
+                set_billing(tx, before["account_id"], Billing(value), "hand")
+            case "plan":
+                tx.execute("UPDATE teams SET plan = ? WHERE id = ?", (value or None, before["id"]))
+            case _:
+                raise AssertionError(field)
+    audit.record(tx, "teams.set", name, before={field: before[field] for field in changes}, after=changes)
+    return team_row(tx, name)
+
+
+def set_billing(tx: Tx, account_id: int, billing: Billing, source: str) -> None:
+    tx.execute("UPDATE accounts SET billing = ?, billing_source = ? WHERE id = ?", (billing, source, account_id))
+
+
+def account_of(tx: Tx, target: str) -> tuple[int, str]:
+    """The account that a command names: `alice`, or `team:research`. Returns its id and its full name."""
+    if target.startswith("team:"):
+        return team_row(tx, target.removeprefix("team:"))["account_id"], target
+    name = target.removeprefix("user:")
+    return user_row(tx, name)["account_id"], name

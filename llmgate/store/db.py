@@ -1,0 +1,225 @@
+"""One SQLite file, opened the same way by the CLI and by the daemon.
+
+- WAL, so that readers never wait; foreign keys on; every write is one `BEGIN IMMEDIATE` transaction (a deferred one
+  that reads first and writes later fails at once with SQLITE_BUSY_SNAPSHOT when another process wrote in between).
+- A transaction carries one `now_ms`, so that everything it writes has happened at the same moment.
+- The file belongs to its owner alone (0600), and carries an application id, so that a foreign file is never touched.
+- sqlite-utils runs the migrations; the hot path and the money paths are plain SQL.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from ..errors import StorageError
+from . import schema
+
+APPLICATION_ID = 0x6C6C6D67
+"""Written into the file's header ("llmg"): tells our databases from any other SQLite file."""
+
+BUSY_TIMEOUT_MS = 5000
+"""How long a command of the CLI waits for another writer. The daemon never waits inside its loop."""
+
+Row = sqlite3.Row
+
+
+class Tx:
+    """One transaction: a connection, the moment it happens at, and who acts."""
+
+    __slots__ = ("actor", "conn", "execute", "now_ms")
+
+    def __init__(self, conn: sqlite3.Connection, now_ms: int, actor: str) -> None:
+        self.conn = conn
+        self.execute: Callable[..., sqlite3.Cursor] = conn.execute
+        self.now_ms = now_ms
+        self.actor = actor
+
+    def one(self, sql: str, *values: Any) -> Row | None:
+        row: Row | None = self.execute(sql, values).fetchone()
+        return row
+
+    def value(self, sql: str, *values: Any) -> Any:
+        """The first column of the first row, or None."""
+        row = self.execute(sql, values).fetchone()
+        return row[0] if row else None
+
+
+def now_ms() -> int:
+    """Now, in milliseconds since the epoch, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+class Database:
+    """A migrated database file, and how to get a transaction on it.
+
+    Not to be shared between threads or processes: each opens its own.
+    """
+
+    def __init__(self, path: Path, *, actor: str = "cli", durable: bool = False, create: bool = True) -> None:
+        """Open, and create or migrate where needed.
+
+        Raises StorageError: not a database, another program's, from a newer llmgate, unreadable, locked.
+        """
+        self.path = path
+        self.actor = actor
+        with _translated(path):
+            if create:
+                _create(path)
+            elif not path.exists():
+                raise StorageError(f"there is no database at {path}: `llmgate keys add USER` makes one")
+            self.conn = connect(path, durable=durable)
+            try:
+                self.migrated_from = _migrate(self.conn, path)
+            except BaseException:
+                self.conn.close()
+                raise
+
+    def close(self) -> None:
+        self.conn.close()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def write(self) -> Iterator[Tx]:
+        """A transaction that changes something: all of it, or nothing."""
+        with _translated(self.path):
+            self.conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield Tx(self.conn, now_ms(), self.actor)
+                self.conn.execute("COMMIT")
+            except BaseException:
+                if self.conn.in_transaction:
+                    self.conn.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def read(self) -> Iterator[Tx]:
+        """A consistent view: nothing that is written meanwhile is seen."""
+        with _translated(self.path):
+            self.conn.execute("BEGIN")
+            try:
+                yield Tx(self.conn, now_ms(), self.actor)
+            finally:
+                if self.conn.in_transaction:
+                    self.conn.execute("ROLLBACK")
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The zone that days, weeks and months are counted in: a fact of the book, not of a config."""
+        row = self.conn.execute("SELECT value FROM meta WHERE key = 'zone'").fetchone()
+        return ZoneInfo(row[0])
+
+
+def set_zone(tx: Tx, zone: str) -> None:
+    """Count days in another zone from now on. The days of the past stay as they were booked."""
+    tx.execute("UPDATE meta SET value = ? WHERE key = 'zone'", (zone,))
+
+
+def connect(path: Path, *, durable: bool = False, wait_ms: int = BUSY_TIMEOUT_MS) -> sqlite3.Connection:
+    """A bare connection with our pragmas. `durable`: a commit is on the disk when it returns (survives power loss).
+
+    It may be handed from thread to thread (the daemon commits off its loop), but never be used by two at once.
+    """
+    conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    conn.row_factory = Row
+    conn.execute(f"PRAGMA busy_timeout = {wait_ms}")
+    conn.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+    conn.execute("PRAGMA foreign_keys = ON")
+    conn.execute("PRAGMA trusted_schema = OFF")
+    return conn
+
+
+def _create(path: Path) -> None:
+    """An empty file that only its owner may read, in a folder that is made if need be."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _migrate(conn: sqlite3.Connection, path: Path) -> int:
+    """Bring the schema up to date, at most once between all processes; returns the version it was at before."""
+    version = int(conn.execute("PRAGMA user_version").fetchone()[0])
+    application = int(conn.execute("PRAGMA application_id").fetchone()[0])
+    tables = conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application != APPLICATION_ID and tables:
+        raise StorageError(f"{path} is a SQLite database, but not one of llmgate's: choose another file with --db")
+    if version > schema.VERSION:
+        raise StorageError(
+            f"{path} was written by a newer llmgate (schema {version}, this one knows {schema.VERSION}): "
+            "upgrade llmgate, or open a backup made before"
+        )
+    if version == schema.VERSION:
+        return version
+    conn.execute("PRAGMA journal_mode = WAL")
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        if int(conn.execute("PRAGMA user_version").fetchone()[0]) < schema.VERSION:
+            schema.apply(conn)
+            conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            conn.execute(f"PRAGMA user_version = {schema.VERSION}")
+        conn.execute("COMMIT")
+    except BaseException:
+        conn.execute("ROLLBACK")
+        raise
+    return version
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise translate(error, path) from error
+
+
+def translate(error: Exception, path: Path) -> StorageError:
+    """SQLite's or the system's complaint as one sentence with its cure."""
+    text = str(error)
+    if isinstance(error, OSError):
+        return StorageError(f"{path} can't be opened: {error.strerror or text}")
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = code & 0xFF if code is not None else None
+    sentence = {
+        sqlite3.SQLITE_NOTADB: f"{path} is not a SQLite database: choose another file with --db, or restore a backup",
+        sqlite3.SQLITE_CORRUPT: f"{path} is damaged ({text}): restore a backup",
+        sqlite3.SQLITE_READONLY: f"{path} can't be written: it is read-only for this user",
+        sqlite3.SQLITE_CANTOPEN: f"{path} can't be opened: check the folder and its permissions",
+        sqlite3.SQLITE_FULL: f"the disk of {path} is full: free some space; nothing was written",
+        sqlite3.SQLITE_IOERR: f"{path} can't be read or written ({text}): check the disk",
+    }.get(primary or 0)
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StorageError(
+            f"{path} is locked by another process: try again in a moment, or find out which one holds it",
+            code="storage_busy",
+        )
+    return StorageError(sentence or f"{path}: {text}")
+
+
+def backup(source: Database, target: Path) -> int:
+    """Copy a live database into a new file, consistently, and check the copy. Returns its size in bytes.
+
+    Raises StorageError if the target exists or the copy is not sound.
+    """
+    if target.exists():
+        raise StorageError(f"{target} exists already: choose another name, a backup never overwrites")
+    with _translated(target):
+        _create(target)
+        with closing(sqlite3.connect(target)) as copy:
+            source.conn.backup(copy, pages=4096, sleep=0.01)
+            copy.execute("PRAGMA journal_mode = DELETE")
+            verdict = copy.execute("PRAGMA integrity_check").fetchone()[0]
+        if verdict != "ok":
+            raise StorageError(f"the copy at {target} is not sound ({verdict}): the original may be damaged")
+        return target.stat().st_size

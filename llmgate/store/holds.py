@@ -1,0 +1,317 @@
+"""The life of a hold: placed, then exactly once settled or released.
+
+Invariants, and why they hold:
+1. **No overspend.** For a prepaid account, balance − held ≥ 0 before and after `place`: the amount is decided from the
+   two figures read in the same transaction that raises `held`, and writers are serialised. A charge ≤ its hold keeps
+   it so at `settle` (held falls by the hold, balance by the charge); a charge above the hold is the upstream's doing
+   and marked `overrun`.
+2. **One outcome.** A hold's id is its usage row's id, and `settle` deletes the hold and inserts the row in one
+   transaction: either both happen or neither. A settlement that finds the hold resolved already (its owner was
+   believed dead) corrects the row instead; the last truth wins, and there is still one row.
+3. **Nothing is lost.** A hold is committed before the upstream is called. If the process dies, `recover` turns it into
+   a usage row marked `interrupted`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import NO_RETRY, Refusal
+from ..money import dollars
+from ..pricing import Dearest, amount
+from ..quoting import amount_at, clamped_output
+from ..types import METERS, CostSource, Meters, Quote, Source, Status
+from . import keys, prices, workers
+from .db import Row, Tx
+from .keys import Caller
+from .prices import Snapshot
+
+LAST_USED_EVERY_MS = 60_000
+"""A key's last use is noted at most this often: it isn't worth a write per request."""
+
+HELD_RETRY_S = 2
+"""When to try again where only other requests in flight take the room."""
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request wants set aside, and everything that its usage row will need if the process dies."""
+
+    request_id: str
+    worker_id: str
+    key_hash: bytes
+    model: str
+    names: tuple[str, ...]
+    """All names that the model goes by: as asked for, and as each `upstream/model`."""
+    upstream: str
+    upstream_model: str
+    format: str
+    endpoint: str
+    streamed: bool
+    quote: Quote
+    price: Dearest
+    cost: Snapshot
+    charge: Snapshot | None
+    """None: charged at cost."""
+    cost_source: CostSource
+    tags: dict[str, str]
+    day: str
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """What the account can carry of a claim."""
+
+    caller: Caller
+    amount_nano: int
+    output_tokens: int | None
+    """The output bound to send, per choice; None: unbounded, because this account's money can't run out."""
+    clamped: bool
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    claim: Claim
+    grant: Grant
+    placed_ms: int
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a request ended, as its walk tells it."""
+
+    status: Status
+    source: Source
+    http_status: int | None
+    meters: Meters
+    upstream: str
+    upstream_model: str
+    cost: Snapshot
+    charge: Snapshot | None
+    cost_source: CostSource
+    reported_cost_nano: int | None = None
+    """What the upstream says it bills, where that can be trusted."""
+    duration_ms: int = 0
+    ttft_ms: int | None = None
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    usage_id: int
+    cost_nano: int
+    charge_nano: int
+    balance_nano: int
+    overrun: bool
+
+
+def decide(tx: Tx, claim: Claim) -> Grant:
+    """What may be held for a claim as things stand. Reads only. Raises Refusal 401, 402, 403 or 429.
+
+    The daemon asks once outside of any write, so that a caller who is refused never takes the writer's time, and once
+    more inside the transaction that places the hold: that one counts.
+    """
+    caller = keys.authenticate(tx, claim.key_hash)
+    if not caller.may_use(claim.names):
+        raise Refusal(f"this key may not use {claim.model}: GET /v1/models lists what it may", code="model_not_allowed")
+    quote = claim.quote
+    if not caller.prepaid:
+        return Grant(caller=caller, amount_nano=quote.amount_nano, output_tokens=None, clamped=False)
+    if quote.amount_nano == 0:
+        # Free of charge is free for everybody, also for who has nothing left.
+        return Grant(caller=caller, amount_nano=0, output_tokens=None, clamped=False)
+    room = caller.balance_nano - caller.held_nano
+    output = clamped_output(quote, claim.price, room)
+    if output is None:
+        raise _refused(caller, claim)
+    clamped = output < quote.output_tokens
+    amount_nano = amount_at(claim.price, quote.input_tokens, output, quote.choices) if clamped else quote.amount_nano
+    bound = output if claim.price.output and output else None
+    return Grant(caller=caller, amount_nano=amount_nano, output_tokens=bound, clamped=clamped)
+
+
+def _refused(caller: Caller, claim: Claim) -> Refusal:
+    """Wait, where the room is only taken by other requests in flight; pay, where it isn't there at all."""
+    if caller.held_nano and clamped_output(claim.quote, claim.price, caller.balance_nano) is not None:
+        return Refusal(
+            "the remaining credit is held by other requests in flight: try again in a moment",
+            code="credits_held",
+            headers=(("retry-after", str(HELD_RETRY_S)),),
+        )
+    have = f" of {dollars(caller.balance_nano - caller.held_nano)}" if caller.account_kind == "user" else ""
+    return Refusal(
+        f"the remaining credit{have} doesn't carry this request, which may cost {dollars(claim.quote.floor_nano)} "
+        "even with a short answer: ask your admin for credits",
+        code="insufficient_credits",
+        headers=NO_RETRY,
+    )
+
+
+def place(tx: Tx, claim: Claim) -> Hold:
+    """Set the quote aside, all or nothing. Raises as `decide` does."""
+    grant = decide(tx, claim)
+    caller = grant.caller
+    cursor = tx.execute(
+        """
+        INSERT INTO holds (
+          request_id, worker_id, account_id, user_id, team_id, key_id, plan, model, upstream, upstream_model, format,
+          endpoint, streamed, amount_nano, bounded, input_estimate, cost_price_id, charge_price_id, cost_source, tags,
+          day, placed_ms
+        ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        """,
+        (
+            *(claim.request_id, claim.worker_id, caller.account_id, caller.user_id, caller.team_id, caller.key_id),
+            *(caller.plan, claim.model, claim.upstream, claim.upstream_model, claim.format, claim.endpoint),
+            *(claim.streamed, grant.amount_nano, caller.prepaid, claim.quote.input_estimate, claim.cost.id),
+            *(claim.charge.id if claim.charge else None, claim.cost_source, _tags(caller.tags, claim.tags)),
+            *(claim.day, tx.now_ms),
+        ),
+    )
+    tx.execute("UPDATE accounts SET held_nano = held_nano + ? WHERE id = ?", (grant.amount_nano, caller.account_id))
+    if tx.now_ms - caller.last_used_ms >= LAST_USED_EVERY_MS:
+        tx.execute("UPDATE keys SET last_used_ms = ? WHERE id = ?", (tx.now_ms, caller.key_id))
+    assert cursor.lastrowid is not None
+    return Hold(id=cursor.lastrowid, claim=claim, grant=grant, placed_ms=tx.now_ms)
+
+
+def _tags(of_key: dict[str, str], of_request: dict[str, str]) -> str:
+    merged = of_request | of_key if of_key else of_request
+    return msgspec.json.encode(merged).decode() if merged else "{}"
+
+
+def release(tx: Tx, hold_id: int) -> None:
+    """No upstream was reached: nothing was used, and nothing is left behind."""
+    row = tx.one("SELECT account_id, amount_nano FROM holds WHERE id = ?", hold_id)
+    if row is None:
+        _withdraw(tx, hold_id)
+        return
+    tx.execute("DELETE FROM holds WHERE id = ?", (hold_id,))
+    tx.execute("UPDATE accounts SET held_nano = held_nano - ? WHERE id = ?", (row["amount_nano"], row["account_id"]))
+
+
+def settle(tx: Tx, hold_id: int, outcome: Outcome) -> Settled:
+    """Turn a hold into its usage row, and charge it. Settling again corrects the row that is there."""
+    hold = tx.one("SELECT * FROM holds WHERE id = ?", hold_id)
+    if hold is None:
+        return _write(tx, _withdraw(tx, hold_id), 0, outcome)
+    tx.execute("DELETE FROM holds WHERE id = ?", (hold_id,))
+    renamed = {"time_ms": "placed_ms", "hold_nano": "amount_nano"}
+    return _write(tx, {name: hold[renamed.get(name, name)] for name in _CARRIED}, hold["amount_nano"], outcome)
+
+
+_CARRIED = (
+    *("id", "request_id", "account_id", "user_id", "team_id", "key_id", "plan", "model", "format", "endpoint"),
+    *("streamed", "day", "time_ms", "hold_nano", "bounded", "tags"),
+)
+"""What a usage row takes over from its hold, or from the row that it corrects."""
+
+
+def _withdraw(tx: Tx, usage_id: int) -> dict[str, Any]:
+    """Take an earlier outcome of the same hold back out of the balance and the roll-ups."""
+    row = tx.one("SELECT * FROM usage WHERE id = ?", usage_id)
+    if row is None:
+        raise AssertionError(f"hold {usage_id} was neither found nor ever settled")
+    tx.execute(
+        "UPDATE accounts SET balance_nano = balance_nano + ? WHERE id = ?", (row["charge_nano"], row["account_id"])
+    )
+    _roll_up(tx, dict(row), -1)
+    tags = dict(tx.execute("DELETE FROM usage_tags WHERE usage_id = ? RETURNING name, value", (usage_id,)).fetchall())
+    tx.execute("DELETE FROM usage WHERE id = ?", (usage_id,))
+    return {name: row[name] for name in _CARRIED if name != "tags"} | {"tags": msgspec.json.encode(tags).decode()}
+
+
+_COLUMNS = (
+    *(name for name in _CARRIED if name != "tags"),
+    *("upstream", "upstream_model", "status", "source", "http_status", *METERS, "cost_nano", "charge_nano"),
+    *("cost_source", "cost_price_id", "charge_price_id", "overrun", "duration_ms", "ttft_ms"),
+)
+_INSERT_USAGE = f"INSERT INTO usage ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' for _ in _COLUMNS)})"
+
+
+def _write(tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome) -> Settled:
+    reported = outcome.reported_cost_nano
+    cost = reported if reported is not None else amount(outcome.meters, outcome.cost.price)
+    charge = amount(outcome.meters, outcome.charge.price) if outcome.charge else cost
+    row |= {
+        "upstream": outcome.upstream,
+        "upstream_model": outcome.upstream_model,
+        "status": outcome.status,
+        "source": outcome.source,
+        "http_status": outcome.http_status,
+        "cost_nano": cost,
+        "charge_nano": charge,
+        "cost_source": CostSource.UPSTREAM if reported is not None else outcome.cost_source,
+        "cost_price_id": outcome.cost.id,
+        "charge_price_id": outcome.charge.id if outcome.charge else None,
+        "overrun": bool(row["bounded"]) and charge > row["hold_nano"],
+        "duration_ms": outcome.duration_ms,
+        "ttft_ms": outcome.ttft_ms,
+        **msgspec.structs.asdict(outcome.meters),
+    }
+    tx.execute(_INSERT_USAGE, [row[name] for name in _COLUMNS])
+    if row["tags"] != "{}":
+        tx.conn.executemany(
+            "INSERT INTO usage_tags (usage_id, name, value) VALUES (?, ?, ?)",
+            [(row["id"], name, value) for name, value in msgspec.json.decode(row["tags"]).items()],
+        )
+    _roll_up(tx, row, 1)
+    balance = tx.execute(
+        "UPDATE accounts SET balance_nano = balance_nano - ?, held_nano = held_nano - ? WHERE id = ? "
+        "RETURNING balance_nano",
+        (charge, held_nano, row["account_id"]),
+    ).fetchone()[0]
+    return Settled(usage_id=row["id"], cost_nano=cost, charge_nano=charge, balance_nano=balance, overrun=row["overrun"])
+
+
+ROLLUP_KEY = ("day", "account_id", "user_id", "team_id", "key_id", "plan", "model", "upstream")
+ROLLUP_SUMS = ("requests", "errors", *METERS, "cost_nano", "charge_nano")
+
+_ROLL_UP = f"""
+INSERT INTO rollups ({", ".join((*ROLLUP_KEY, *ROLLUP_SUMS))})
+VALUES ({", ".join("?" for _ in (*ROLLUP_KEY, *ROLLUP_SUMS))})
+ON CONFLICT ({", ".join(ROLLUP_KEY)}) DO UPDATE SET
+{", ".join(f"{name} = {name} + excluded.{name}" for name in ROLLUP_SUMS)}
+"""
+
+
+def _roll_up(tx: Tx, row: dict[str, Any], sign: int) -> None:
+    """Add a usage row to its day's sums, or take it out of them."""
+    sums = {**row, "requests": 1, "errors": int(row["status"] == Status.ERROR)}
+    key = [row[name] if row[name] is not None else (0 if name == "team_id" else "") for name in ROLLUP_KEY]
+    tx.execute(_ROLL_UP, [*key, *(sign * sums[name] for name in ROLLUP_SUMS)])
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    holds: int
+    charge_nano: int
+
+
+def recover(tx: Tx, database: Path, interrupted: str) -> Recovered:
+    """Resolve the holds whose owner died: one usage row each, marked `interrupted`.
+
+    `interrupted` is what they are charged: their "input" estimate, never more than they held, or "none".
+    """
+    total = count = 0
+    for worker in workers.dead(tx, database):
+        for hold in tx.execute("SELECT * FROM holds WHERE worker_id = ?", (worker,)).fetchall():
+            total += settle(tx, hold["id"], _cut_off(tx, hold, interrupted)).charge_nano
+            count += 1
+    return Recovered(count, total)
+
+
+def _cut_off(tx: Tx, hold: Row, interrupted: str) -> Outcome:
+    charged = interrupted == "input"
+    return Outcome(
+        status=Status.INTERRUPTED,
+        source=Source.ESTIMATED,
+        http_status=None,
+        meters=Meters(input=hold["input_estimate"], calls=1) if charged else Meters(),
+        upstream=hold["upstream"],
+        upstream_model=hold["upstream_model"],
+        cost=prices.snapshot(tx, hold["cost_price_id"]),
+        charge=prices.snapshot(tx, hold["charge_price_id"]) if hold["charge_price_id"] else None,
+        cost_source=CostSource(hold["cost_source"]),
+    )
+
+
+def in_flight(tx: Tx) -> int:
+    count: int = tx.value("SELECT count(*) FROM holds")
+    return count

@@ -1,0 +1,252 @@
+"""The tables, as an append-only list of migrations. A migration that has been released is never edited.
+
+Units stand last in names: `_nano` is nano-USD, `_ms` is milliseconds since the epoch (UTC), `_tokens` tokens.
+A column marked *derived* can be recomputed from the rest, and `verify` does.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+from ..types import METERS
+
+if TYPE_CHECKING:
+    from sqlite_utils.db import Database as SqliteUtils
+
+VERSION = 1
+"""How many migrations there are: `PRAGMA user_version` of an up-to-date database."""
+
+_METERS = "".join(f"  {name} INTEGER NOT NULL DEFAULT 0,\n" for name in METERS)
+
+_FIRST = f"""
+CREATE TABLE meta (
+  key TEXT PRIMARY KEY,
+  value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Who pays. One row per user and per team; which of them pays a request is fixed on its hold.
+CREATE TABLE accounts (
+  id INTEGER PRIMARY KEY,
+  kind TEXT NOT NULL CHECK (kind IN ('user', 'team')),
+  billing TEXT NOT NULL CHECK (billing IN ('metered', 'prepaid')),
+  -- 'default': as new accounts are; 'credits': prepaid because credits came; 'hand': an admin said so.
+  billing_source TEXT NOT NULL CHECK (billing_source IN ('default', 'credits', 'hand')),
+  balance_nano INTEGER NOT NULL DEFAULT 0, -- derived: sum of entries - sum of charges
+  held_nano INTEGER NOT NULL DEFAULT 0     -- derived: sum of the holds in flight
+) STRICT;
+
+CREATE TABLE teams (
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  account_id INTEGER NOT NULL UNIQUE REFERENCES accounts (id),
+  plan TEXT,
+  created_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE users (
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  account_id INTEGER NOT NULL UNIQUE REFERENCES accounts (id),
+  team_id INTEGER REFERENCES teams (id),
+  plan TEXT,
+  email TEXT,
+  status TEXT NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'disabled')),
+  created_ms INTEGER NOT NULL
+) STRICT;
+
+-- Only the SHA-256 of a key is kept. After a rotation the old one may live on until grace_until_ms.
+CREATE TABLE keys (
+  id TEXT PRIMARY KEY,
+  user_id INTEGER NOT NULL REFERENCES users (id),
+  name TEXT NOT NULL,
+  hash BLOB NOT NULL UNIQUE,
+  prefix TEXT NOT NULL,
+  grace_hash BLOB UNIQUE,
+  grace_until_ms INTEGER,
+  status TEXT NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'disabled', 'revoked')),
+  models TEXT NOT NULL DEFAULT '[]',
+  ips TEXT NOT NULL DEFAULT '[]',
+  tags TEXT NOT NULL DEFAULT '{{}}',
+  note TEXT,
+  created_ms INTEGER NOT NULL,
+  expires_ms INTEGER,
+  last_used_ms INTEGER,
+  UNIQUE (user_id, name)
+) STRICT;
+
+-- The ledger: money that was moved. What requests were charged is in `usage`.
+CREATE TABLE entries (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  account_id INTEGER NOT NULL REFERENCES accounts (id),
+  kind TEXT NOT NULL CHECK (kind IN ('add', 'take', 'reverse', 'refund', 'transfer', 'expire', 'payment', 'closing')),
+  amount_nano INTEGER NOT NULL CHECK (amount_nano <> 0),
+  ref TEXT UNIQUE,
+  note TEXT,
+  actor TEXT NOT NULL,
+  reverses INTEGER UNIQUE REFERENCES entries (id),
+  usage_id INTEGER,
+  expires_ms INTEGER,
+  created_ms INTEGER NOT NULL,
+  hash BLOB NOT NULL
+) STRICT;
+CREATE INDEX entries_by_account ON entries (account_id, id);
+
+CREATE TRIGGER entries_are_not_edited BEFORE UPDATE ON entries
+BEGIN SELECT RAISE(ABORT, 'a ledger entry is never edited: reverse it'); END;
+CREATE TRIGGER entries_are_not_deleted BEFORE DELETE ON entries
+BEGIN SELECT RAISE(ABORT, 'a ledger entry is never deleted: reverse it'); END;
+
+-- Prices as they were when something was costed by them.
+CREATE TABLE prices (
+  id INTEGER PRIMARY KEY,
+  body TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE TRIGGER prices_are_not_edited BEFORE UPDATE ON prices
+BEGIN SELECT RAISE(ABORT, 'a price snapshot is never edited'); END;
+CREATE TRIGGER prices_are_not_deleted BEFORE DELETE ON prices
+BEGIN SELECT RAISE(ABORT, 'a price snapshot is never deleted'); END;
+
+-- A process that places holds. Whether it lives is told by the lock on its file, which the kernel frees at its death.
+CREATE TABLE workers (
+  id TEXT PRIMARY KEY,
+  pid INTEGER NOT NULL,
+  host TEXT NOT NULL,
+  started_ms INTEGER NOT NULL
+) STRICT;
+
+-- A request in flight. Its id becomes the id of its usage row, so that each hold has at most one outcome.
+CREATE TABLE holds (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  request_id TEXT NOT NULL UNIQUE,
+  worker_id TEXT NOT NULL REFERENCES workers (id),
+  account_id INTEGER NOT NULL REFERENCES accounts (id),
+  user_id INTEGER NOT NULL REFERENCES users (id),
+  team_id INTEGER REFERENCES teams (id),
+  key_id TEXT NOT NULL REFERENCES keys (id),
+  plan TEXT,
+  model TEXT NOT NULL,
+  upstream TEXT NOT NULL,
+  upstream_model TEXT NOT NULL,
+  format TEXT NOT NULL,
+  endpoint TEXT NOT NULL,
+  streamed INTEGER NOT NULL,
+  amount_nano INTEGER NOT NULL CHECK (amount_nano >= 0),
+  bounded INTEGER NOT NULL, -- 1: the account's money can run out, so the charge must stay within the amount
+  input_estimate INTEGER NOT NULL,
+  cost_price_id INTEGER NOT NULL REFERENCES prices (id),
+  charge_price_id INTEGER REFERENCES prices (id), -- null: charged at cost
+  cost_source TEXT NOT NULL,
+  tags TEXT NOT NULL,
+  day TEXT NOT NULL,
+  placed_ms INTEGER NOT NULL
+) STRICT;
+
+-- One row per request that reached an upstream. A settled row is the charge.
+CREATE TABLE usage (
+  id INTEGER PRIMARY KEY,
+  request_id TEXT NOT NULL UNIQUE,
+  account_id INTEGER NOT NULL REFERENCES accounts (id),
+  user_id INTEGER NOT NULL REFERENCES users (id),
+  team_id INTEGER REFERENCES teams (id),
+  key_id TEXT NOT NULL REFERENCES keys (id),
+  plan TEXT,
+  model TEXT NOT NULL,
+  upstream TEXT NOT NULL,
+  upstream_model TEXT NOT NULL,
+  format TEXT NOT NULL,
+  endpoint TEXT NOT NULL,
+  streamed INTEGER NOT NULL,
+  status TEXT NOT NULL CHECK (status IN ('ok', 'error', 'cancelled', 'interrupted')),
+  source TEXT NOT NULL CHECK (source IN ('upstream', 'estimated')),
+  http_status INTEGER,
+{_METERS}
+  cost_nano INTEGER NOT NULL CHECK (cost_nano >= 0),
+  charge_nano INTEGER NOT NULL CHECK (charge_nano >= 0),
+  cost_source TEXT NOT NULL CHECK (cost_source IN ('catalogue', 'config', 'upstream')),
+  cost_price_id INTEGER NOT NULL REFERENCES prices (id),
+  charge_price_id INTEGER REFERENCES prices (id), -- null: charged at cost
+  hold_nano INTEGER NOT NULL,
+  bounded INTEGER NOT NULL,
+  overrun INTEGER NOT NULL,
+  day TEXT NOT NULL,
+  time_ms INTEGER NOT NULL, -- when the hold was placed: decides the day and every window
+  duration_ms INTEGER NOT NULL,
+  ttft_ms INTEGER
+) STRICT;
+CREATE INDEX usage_by_time ON usage (time_ms);
+
+CREATE TABLE usage_tags (
+  usage_id INTEGER NOT NULL REFERENCES usage (id),
+  name TEXT NOT NULL,
+  value TEXT NOT NULL,
+  PRIMARY KEY (usage_id, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX usage_tags_by_value ON usage_tags (name, value, usage_id);
+
+-- Derived: the sums of `usage` per day and whom and what, as they were at the time. Reports read these.
+CREATE TABLE rollups (
+  day TEXT NOT NULL,
+  account_id INTEGER NOT NULL,
+  user_id INTEGER NOT NULL,
+  team_id INTEGER NOT NULL, -- 0: none
+  key_id TEXT NOT NULL,
+  plan TEXT NOT NULL,       -- '': none
+  model TEXT NOT NULL,
+  upstream TEXT NOT NULL,
+  requests INTEGER NOT NULL,
+  errors INTEGER NOT NULL,
+{_METERS}
+  cost_nano INTEGER NOT NULL,
+  charge_nano INTEGER NOT NULL,
+  sealed INTEGER NOT NULL DEFAULT 0, -- 1: its usage rows were pruned, so it is a fact from now on
+  PRIMARY KEY (day, account_id, user_id, team_id, key_id, plan, model, upstream)
+) STRICT, WITHOUT ROWID;
+
+-- What admins did, written in the same transaction as the deed.
+CREATE TABLE audit (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  time_ms INTEGER NOT NULL,
+  actor TEXT NOT NULL,
+  action TEXT NOT NULL,
+  target TEXT NOT NULL,
+  before TEXT,
+  after TEXT
+) STRICT;
+"""
+
+
+def _statements(script: str) -> list[str]:
+    """A script's statements one by one: `executescript` would commit the transaction that the migration runs in."""
+    found, pending = [], ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            found.append(pending)
+            pending = ""
+    return found
+
+
+def _run(db: SqliteUtils, script: str) -> None:
+    for statement in _statements(script):
+        db.execute(statement)
+
+
+def first(db: SqliteUtils) -> None:
+    """Users, keys, ledger, holds, usage, roll-ups."""
+    _run(db, _FIRST)
+    db.execute("INSERT INTO meta (key, value) VALUES ('zone', 'UTC')")
+
+
+MIGRATIONS = (first,)
+
+
+def apply(conn: sqlite3.Connection) -> None:
+    """Apply what is missing, inside the caller's transaction. sqlite-utils is only imported when there is something."""
+    from sqlite_utils.db import Database as SqliteUtils
+    from sqlite_utils.migrations import Migrations
+
+    migrations = Migrations("llmgate")
+    for step in MIGRATIONS:
+        migrations(name=step.__name__)(step)
+    migrations.apply(SqliteUtils(conn))

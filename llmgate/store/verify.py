@@ -1,0 +1,136 @@
+"""Recompute the books from first facts, and say where they differ.
+
+Facts are the entries, the usage rows (quantities and price snapshots) and the holds; costs, charges, balances and
+roll-ups follow from them. Each check is a plain function that yields what it found; nothing here trusts a cached sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from ..money import dollars
+from ..pricing import Price, amount
+from ..types import METERS, Meters
+from . import ledger, prices
+from .db import Tx
+from .holds import ROLLUP_KEY, ROLLUP_SUMS
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that isn't as it should be: where, what the book says, and what follows from the facts."""
+
+    check: str
+    subject: str
+    stored: str
+    expected: str
+    derived: bool
+    """The stored figure is derived, so it can be rebuilt; a differing fact can't."""
+
+
+class Counts(msgspec.Struct):
+    """What was looked at."""
+
+    entries: int = 0
+    usage: int = 0
+    accounts: int = 0
+    holds: int = 0
+    rollups: int = 0
+
+
+def verify(tx: Tx, counts: Counts | None = None) -> Iterator[Finding]:
+    """Every check in turn, over one consistent view, in memory that doesn't grow with the history."""
+    counts = counts or Counts()
+    yield from _entries(tx, counts)
+    yield from _usage(tx, counts)
+    yield from _accounts(tx, counts)
+    yield from _holds(tx, counts)
+    yield from _rollups(tx, counts)
+
+
+def _entries(tx: Tx, counts: Counts) -> Iterator[Finding]:
+    """The chain of hashes: each entry is as it was written, none is missing in between."""
+    before = b""
+    for row in tx.execute("SELECT * FROM entries ORDER BY id"):
+        counts.entries += 1
+        expected = ledger.entry_hash(before, dict(row))
+        if row["hash"] != expected:
+            yield Finding("entries", f"entry {row['id']}", row["hash"].hex()[:16], expected.hex()[:16], derived=False)
+        before = row["hash"]
+
+
+def _usage(tx: Tx, counts: Counts) -> Iterator[Finding]:
+    """Each row's cost and charge follow from its quantities and its price snapshots."""
+    known: dict[int, Price] = {}
+
+    def price(number: int) -> Price:
+        if number not in known:
+            known[number] = prices.snapshot(tx, number).price
+        return known[number]
+
+    for row in tx.execute("SELECT * FROM usage ORDER BY id"):
+        counts.usage += 1
+        subject = f"usage {row['id']}"
+        meters = Meters(*(row[name] for name in METERS))
+        cost = row["cost_nano"] if row["cost_source"] == "upstream" else amount(meters, price(row["cost_price_id"]))
+        charge = amount(meters, price(row["charge_price_id"])) if row["charge_price_id"] else cost
+        if row["cost_nano"] != cost:
+            yield Finding("cost", subject, dollars(row["cost_nano"]), dollars(cost), derived=False)
+        if row["charge_nano"] != charge:
+            yield Finding("charge", subject, dollars(row["charge_nano"]), dollars(charge), derived=False)
+        overrun = bool(row["bounded"]) and row["charge_nano"] > row["hold_nano"]
+        if bool(row["overrun"]) != overrun:
+            yield Finding("overrun", subject, str(bool(row["overrun"])), str(overrun), derived=False)
+
+
+def _accounts(tx: Tx, counts: Counts) -> Iterator[Finding]:
+    """Balances are entries less charges; what is held is what the holds say."""
+    sums = tx.execute(
+        """
+        SELECT a.id, a.kind || ' ' || coalesce(u.name, t.name, '?') AS name, a.balance_nano, a.held_nano,
+               coalesce((SELECT sum(amount_nano) FROM entries e WHERE e.account_id = a.id), 0)
+               - coalesce(c.charges_nano, 0) AS balance_expected,
+               coalesce((SELECT sum(amount_nano) FROM holds h WHERE h.account_id = a.id), 0) AS held_expected
+        FROM accounts a
+        LEFT JOIN users u ON u.account_id = a.id
+        LEFT JOIN teams t ON t.account_id = a.id
+        LEFT JOIN (SELECT account_id, sum(charge_nano) AS charges_nano FROM usage GROUP BY account_id) c
+               ON c.account_id = a.id
+        ORDER BY a.id
+        """
+    )
+    for row in sums:
+        counts.accounts += 1
+        for what in ("balance", "held"):
+            stored, expected = row[f"{what}_nano"], row[f"{what}_expected"]
+            if stored != expected:
+                yield Finding(what, row["name"], dollars(stored), dollars(expected), derived=True)
+
+
+def _holds(tx: Tx, counts: Counts) -> Iterator[Finding]:
+    """A hold has no outcome yet: a usage row of the same id would be a second one."""
+    counts.holds = tx.value("SELECT count(*) FROM holds")
+    for row in tx.execute("SELECT h.id FROM holds h JOIN usage g ON g.id = h.id"):
+        yield Finding("holds", f"hold {row[0]}", "in flight and settled", "one of them", derived=False)
+
+
+def _rollups(tx: Tx, counts: Counts) -> Iterator[Finding]:
+    """Roll-ups are the sums of the usage rows of their day; a sealed one is a fact."""
+    counts.rollups = tx.value("SELECT count(*) FROM rollups")
+    fresh = ", ".join(
+        {"requests": "count(*)", "errors": "sum(status = 'error')"}.get(name, f"sum({name})") + f" AS {name}"
+        for name in ROLLUP_SUMS
+    )
+    keys = ", ".join(
+        {"team_id": "coalesce(team_id, 0)", "plan": "coalesce(plan, '')"}.get(name, name) + f" AS {name}"
+        for name in ROLLUP_KEY
+    )
+    names = ", ".join(ROLLUP_KEY)
+    expected = f"SELECT {keys}, {fresh} FROM usage GROUP BY {names}"
+    stored = f"SELECT {names}, {', '.join(ROLLUP_SUMS)} FROM rollups WHERE NOT sealed AND requests <> 0"
+    for wrong, right, flip in ((stored, expected, False), (expected, stored, True)):
+        for row in tx.execute(f"{wrong} EXCEPT {right}"):
+            subject = " ".join(str(row[name]) for name in ROLLUP_KEY if row[name] not in ("", 0))
+            sums = ", ".join(f"{name} {row[name]}" for name in ("requests", "cost_nano", "charge_nano"))
+            yield Finding("rollups", subject, *(("-", sums) if flip else (sums, "-")), derived=True)

@@ -1,0 +1,72 @@
+"""Who places holds, and whether it still lives.
+
+Each daemon process locks a file of its own beside the database for as long as it runs. The kernel frees the lock at
+the process's death, however it dies: safer than a pid, which containers reuse, or a heartbeat, which a suspended
+machine misses.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import socket
+from pathlib import Path
+
+from .db import Tx
+
+
+class Worker:
+    """This process as the owner of holds. Keep it for as long as the process may place one."""
+
+    def __init__(self, database: Path) -> None:
+        folder = _folder(database)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self.id = secrets.token_hex(8)
+        self._path = folder / self.id
+        self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def register(self, tx: Tx) -> None:
+        tx.execute(
+            "INSERT INTO workers (id, pid, host, started_ms) VALUES (?, ?, ?, ?)",
+            (self.id, os.getpid(), socket.gethostname(), tx.now_ms),
+        )
+
+    def close(self) -> None:
+        """To be called once nothing is in flight any more."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+
+def _folder(database: Path) -> Path:
+    return database.with_name(database.name + "-workers")
+
+
+def dead(tx: Tx, database: Path) -> list[str]:
+    """The workers that hold something and live no more."""
+    owners = [row[0] for row in tx.execute("SELECT DISTINCT worker_id FROM holds")]
+    return [worker for worker in owners if not _alive(_folder(database) / worker)]
+
+
+def living(database: Path) -> int:
+    """How many workers serve this database now."""
+    folder = _folder(database)
+    return sum(_alive(path) for path in folder.iterdir()) if folder.is_dir() else 0
+
+
+def _alive(path: Path) -> bool:
+    """Whether somebody holds the lock on a worker's file. A dead worker's file is removed."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        path.unlink(missing_ok=True)
+        return False
+    finally:
+        os.close(file)
