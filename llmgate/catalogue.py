@@ -97,6 +97,23 @@ def provider_of(model: str) -> str | None:
     return str(owner.id)
 
 
+def provider_at(url: str) -> str | None:
+    """The provider whose API has this address, or None."""
+    try:
+        return str(_snapshot().find_provider(None, None, url).id)
+    except LookupError:
+        return None
+
+
+def lists(model: str, provider: str) -> bool:
+    """Whether a provider's list knows a model."""
+    try:
+        _snapshot().find_provider_model(model, None, provider, None)
+    except LookupError:
+        return False
+    return True
+
+
 def models(provider: str) -> list[str]:
     """The names of a provider's models, in the list's order; empty for a provider that the list doesn't know."""
     for owner in _snapshot().providers:

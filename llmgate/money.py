@@ -8,7 +8,7 @@ Invariants, each tested:
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Context, Decimal, Inexact, InvalidOperation, Subnormal, localcontext
 
 from .errors import UsageError
 
@@ -17,6 +17,9 @@ NANO = 1_000_000_000
 
 MAX_NANO = 2**63 - 1
 """The largest amount that SQLite's INTEGER holds: about 9.2 billion USD."""
+
+_EXACT = Context(prec=100, traps=[Inexact, InvalidOperation, Subnormal])
+"""Decimals are multiplied exactly or not at all: the usual 28 digits would round what should be refused."""
 
 
 def to_nano(value: Decimal | int | str, *, per: int = NANO) -> int:
@@ -32,17 +35,24 @@ def to_nano(value: Decimal | int | str, *, per: int = NANO) -> int:
         raise ValueError(f"{value!r} is not a finite number")
     if number < 0:
         raise ValueError(f"{value} is negative")
-    if number.adjusted() > 18 or number * per > MAX_NANO:
+    if number and number.adjusted() > 18:
         raise ValueError(f"{value} is too large")
-    scaled = number * per
-    if scaled != scaled.to_integral_value():
+    with localcontext(_EXACT):
+        try:
+            scaled = number * per
+            exact = scaled == scaled.to_integral_value()
+        except (Inexact, Subnormal):
+            exact = False
+    if not exact:
         raise ValueError(f"{value} is finer than one nano-USD (9 decimals)")
+    if scaled > MAX_NANO:
+        raise ValueError(f"{value} is too large")
     return int(scaled)
 
 
 def parse_usd(text: str) -> int:
     """What an admin typed (`5`, `$5`, `0.000123`, `5 USD`) as nano-USD, at least 0."""
-    cleaned = text.strip().removeprefix("$").removesuffix("USD").removesuffix("usd").strip().replace("_", "")
+    cleaned = text.strip().removeprefix("$").removesuffix("USD").removesuffix("usd").strip()
     try:
         return to_nano(cleaned)
     except ValueError as error:
@@ -69,7 +79,8 @@ def dollars(nano: int) -> str:
 
 def catalogue_nano(value: Decimal) -> int:
     """A vendor's list price in USD as nano-USD. Lists carry binary noise past the ninth decimal: rounded up."""
-    return int((value * NANO).to_integral_value(rounding=ROUND_CEILING))
+    with localcontext(Context(prec=100, rounding=ROUND_CEILING)):
+        return int((value * NANO).to_integral_value())
 
 
 def ceil_div(numerator: int, denominator: int) -> int:

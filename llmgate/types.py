@@ -109,6 +109,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     searches: int = 0
     """The most paid searches that the request may cause."""
     service_tier: str | None = None
+    reasons: bool = False
+    """The request itself asks the model to reason: what it thinks is billed, and isn't in the text."""
+    unquotable: str | None = None
+    """A field that may cost money in a way that no bound is known for: not for accounts whose money can run out."""
     tags: dict[str, str] = {}
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from .db import Tx
+from .db import Row, Tx
 
 
 def record(tx: Tx, action: str, target: str, *, before: Any = None, after: Any = None) -> None:
@@ -19,3 +20,12 @@ def record(tx: Tx, action: str, target: str, *, before: Any = None, after: Any =
 
 def _json(value: Any) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()
+
+
+def acts(tx: Tx, *, since_ms: int | None = None, until_ms: int | None = None) -> Iterator[Row]:
+    """What was done from a moment on, until another, oldest first."""
+    yield from tx.execute(
+        "SELECT * FROM audit WHERE time_ms >= coalesce(:since_ms, 0) AND time_ms < coalesce(:until_ms, time_ms + 1) "
+        "ORDER BY id",
+        {"since_ms": since_ms, "until_ms": until_ms},
+    )

@@ -52,6 +52,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     streamed: bool
     quote: Quote
     price: Dearest
+    unquotable: str | None
+    """A field of the request whose cost has no known bound."""
     cost: Snapshot
     charge: Snapshot | None
     """None: charged at cost."""
@@ -115,6 +117,11 @@ def decide(tx: Tx, claim: Claim) -> Grant:
     quote = claim.quote
     if not caller.prepaid:
         return Grant(caller=caller, amount_nano=quote.amount_nano, output_tokens=None, clamped=False)
+    if claim.unquotable is not None:
+        raise Refusal(
+            f"the field {claim.unquotable!r} may cost more than can be foreseen: it is not for prepaid accounts",
+            param=claim.unquotable,
+        )
     if quote.amount_nano == 0:
         # Free of charge is free for everybody, also for who has nothing left.
         return Grant(caller=caller, amount_nano=0, output_tokens=None, clamped=False)

@@ -138,9 +138,7 @@ def take(tx: Tx, target: str, amount_nano: int, *, note: str | None = None, forc
 
 def reverse(tx: Tx, entry_id: int, *, note: str | None = None) -> Moved:
     """Undo an entry by another of the opposite amount, once."""
-    entry = tx.one("SELECT * FROM entries WHERE id = ?", entry_id)
-    if entry is None:
-        raise Refusal(f"there is no entry {entry_id}: `llmgate credits history USER` lists them", code="not_found")
+    entry = entry_row(tx, entry_id)
     if entry["kind"] == "reverse":
         raise Refusal(f"entry {entry_id} is itself a reversal: add or take the amount instead", code="conflict")
     done = tx.value("SELECT id FROM entries WHERE reverses = ?", entry_id)
@@ -177,8 +175,36 @@ def list_accounts(tx: Tx) -> list[Row]:
 
 
 def history(tx: Tx, account_id: int) -> list[Row]:
-    """The account's entries, oldest first, each with the sum of all entries up to it."""
+    """The account's entries, oldest first, each with `moved_nano`, the sum of all entries up to it; `charged_nano`, the
+    charges of the requests since the entry before; and `balance_nano`, the balance that both left.
+    """
     return tx.execute(
-        "SELECT *, sum(amount_nano) OVER (ORDER BY id) AS moved_nano FROM entries WHERE account_id = ? ORDER BY id",
-        (account_id,),
+        """
+        WITH charges AS (
+          SELECT (SELECT min(id) FROM entries WHERE account_id = g.account_id AND created_ms > g.time_ms) AS entry_id,
+                 sum(charge_nano) AS charged_nano
+          FROM usage g WHERE account_id = :account_id GROUP BY 1
+        )
+        SELECT e.*, coalesce(c.charged_nano, 0) AS charged_nano, sum(e.amount_nano) OVER upto AS moved_nano,
+               sum(e.amount_nano - coalesce(c.charged_nano, 0)) OVER upto AS balance_nano
+        FROM entries e LEFT JOIN charges c ON c.entry_id = e.id
+        WHERE e.account_id = :account_id WINDOW upto AS (ORDER BY e.id) ORDER BY e.id
+        """,
+        {"account_id": account_id},
     ).fetchall()
+
+
+def entry_row(tx: Tx, entry_id: int) -> Row:
+    """An entry, with the full name of its account as `account`. Raises Refusal `not_found`."""
+    row = tx.one(
+        """
+        SELECT e.*, coalesce(u.name, 'team:' || t.name) AS account FROM entries e
+        LEFT JOIN users u ON u.account_id = e.account_id
+        LEFT JOIN teams t ON t.account_id = e.account_id
+        WHERE e.id = ?
+        """,
+        entry_id,
+    )
+    if row is None:
+        raise Refusal(f"there is no entry {entry_id}: `llmgate credits history USER` lists them", code="not_found")
+    return row

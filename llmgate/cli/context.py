@@ -1,0 +1,90 @@
+"""The config and the database that a command works with."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+import typer
+
+from ..config import Config, Loaded, database_path, load, timezone_name
+from ..errors import ConfigError
+from ..store.db import Database, set_zone
+from .session import Format, note, session
+
+
+def loaded(ctx: typer.Context) -> Loaded:
+    """The config in use and its environment, read once. Raises ConfigError."""
+    held = session(ctx)
+    if held.loaded is None:
+        held.loaded = load(held.config_file)
+    return held.loaded
+
+
+def config_of(ctx: typer.Context) -> Config:
+    return loaded(ctx).config
+
+
+def store_path(ctx: typer.Context) -> Path:
+    """Where the database is, or will be."""
+    config, env = loaded(ctx)
+    return database_path(session(ctx).database, config, env)
+
+
+def open_store(ctx: typer.Context, *, create: bool = True, durable: bool = False) -> Database:
+    """The database of this run, for the CLI and for the daemon. To be closed: `with open_store(ctx) as db`.
+
+    A new one takes its time zone from the config. Raises ConfigError where the two disagree, and StorageError where the
+    database can't be opened, or is missing although `create` is False.
+    """
+    db = open_any_zone(ctx, create=create, durable=durable)
+    try:
+        _check_zone(ctx, db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def open_any_zone(ctx: typer.Context, *, create: bool = True, durable: bool = False) -> Database:
+    """As `open_store`, but for the commands that mend a time zone."""
+    db = Database(store_path(ctx), actor=actor(), durable=durable, create=create)
+    if db.migrated_from == 0:
+        _greet(ctx, db)
+    return db
+
+
+def _greet(ctx: typer.Context, db: Database) -> None:
+    zone = timezone_name(*loaded(ctx))
+    if zone:
+        with db.write() as tx:
+            set_zone(tx, zone)
+    if session(ctx).wanted is not Format.JSON:
+        note(f"made the database {db.path}")
+
+
+def _check_zone(ctx: typer.Context, db: Database) -> None:
+    problem = zone_problem(ctx, db)
+    if problem:
+        raise ConfigError(problem)
+
+
+def zone_problem(ctx: typer.Context, db: Database) -> str | None:
+    """What to tell where the config asks for another time zone than the book is kept in."""
+    config, env = loaded(ctx)
+    zone = timezone_name(config, env)
+    if zone is None or zone == db.zone.key:
+        return None
+    return (
+        f'{config.source}: timezone is "{zone}", but the days of {db.path} are counted in {db.zone.key}: '
+        f'run `llmgate db set-zone {zone}`, or write timezone = "{db.zone.key}"'
+    )
+
+
+def actor() -> str:
+    """Who the audit says has done it."""
+    try:
+        return f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
+    except KeyError:
+        return f"cli:{os.getuid()}"

@@ -1,0 +1,159 @@
+"""How commands are typed: `llmgate NOUN VERB`, a bare noun lists, and a few options are known everywhere.
+
+`noun` and `verb` are the two words that a command file declares itself with.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from textwrap import dedent
+from typing import Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from ..errors import UsageError
+from . import manual
+from .session import Format, Session
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+EVERYWHERE = "Everywhere"
+"""The heading under which help shows the options that every command knows."""
+
+
+def _kept(field: str) -> Callable[[typer.Context, Any], Any]:
+    """Keeps an option's value in the session; said twice, the one nearer to the end counts."""
+
+    def keep(ctx: typer.Context, value: Any) -> Any:
+        held = ctx.ensure_object(Session)
+        if value is not None and value is not False:
+            setattr(held, field, value)
+        return value
+
+    return keep
+
+
+def _option(*names: str, field: str, metavar: str | None = None, text: str) -> Any:
+    return typer.Option(
+        *names,
+        metavar=metavar,
+        help=text,
+        callback=_kept(field),
+        expose_value=False,
+        rich_help_panel=EVERYWHERE,
+        show_default=False,
+    )
+
+
+def _everywhere(
+    config: Annotated[
+        Path | None,
+        _option("--config", field="config_file", metavar="PATH", text="The llmgate.toml to use."),
+    ] = None,
+    db: Annotated[
+        str | None,
+        _option("--db", field="database", metavar="PATH", text="The database to use, a path or sqlite:///path."),
+    ] = None,
+    output: Annotated[
+        Format | None,
+        _option("--format", field="format", metavar="|".join(Format), text="How data is written; a table unless said otherwise."),
+    ] = None,
+    json: Annotated[
+        bool,
+        _option("--json", field="as_json", text="The same as --format json; errors are JSON as well."),
+    ] = False,
+    yes: Annotated[
+        bool,
+        _option("--yes", "-y", field="yes", text="Don't ask; needed where nobody can be asked."),
+    ] = False,
+) -> None:
+    """Only its parameters are used."""
+
+
+def _parameters(function: Callable[..., Any]) -> list[Any]:
+    app = typer.Typer(add_completion=False)
+    app.command()(function)
+    return list(typer.main.get_command(app).params)
+
+
+_SHARED = _parameters(_everywhere)
+_TAKES_NOTHING = {name for param in _SHARED if param.is_flag for name in param.opts}
+_TAKES_A_VALUE = {name for param in _SHARED if not param.is_flag for name in param.opts}
+
+
+def _with_shared(params: Iterable[Any] | None) -> list[Any]:
+    """A command's parameters and those known everywhere, less the ones that it has a meaning of its own for."""
+    own = list(params or ())
+    taken = {name for param in own for name in param.opts}
+    return [*own, *(param for param in _SHARED if taken.isdisjoint(param.opts))]
+
+
+def unknown(what: str, word: str, known: Iterable[str], path: str) -> UsageError:
+    """There is no such word; but perhaps one that is spelled nearly so."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    cure = f"did you mean {near[0]}?" if near else f"see `{path} --help`"
+    return UsageError(f"there is no {what} {word!r}: {cure}")
+
+
+class Verb(TyperCommand):
+    """One command."""
+
+    def __init__(self, *args: Any, params: list[Any] | None = None, **settings: Any) -> None:
+        super().__init__(*args, params=_with_shared(params), **settings)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(manual.page(self, ctx))
+
+
+class Noun(TyperGroup):
+    """A noun and its verbs. The first verb is what the bare noun does."""
+
+    def __init__(self, *args: Any, params: list[Any] | None = None, **settings: Any) -> None:
+        super().__init__(*args, params=_with_shared(params), **settings)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(manual.page(self, ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, self._with_verb(ctx, args))
+
+    def _with_verb(self, ctx: Any, args: list[str]) -> list[str]:
+        """`keys --user alice` is short for `keys list --user alice`."""
+        at = 0
+        while at < len(args) and (args[at] in _TAKES_NOTHING or args[at].split("=")[0] in _TAKES_A_VALUE):
+            at += 2 if args[at] in _TAKES_A_VALUE else 1
+        rest = args[at:]
+        if rest and (not rest[0].startswith("-") or rest[0] in ctx.help_option_names):
+            return args
+        return [*args[:at], self.list_commands(ctx)[0], *rest]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        command = self.get_command(ctx, name)
+        if command is None:
+            raise unknown("command", name, self.list_commands(ctx), ctx.command_path)
+        return name, command, args[1:]
+
+
+def noun(name: str, summary: str) -> typer.Typer:
+    """The Typer app of a noun; its first verb is what the bare noun does."""
+    app = typer.Typer(name=name, cls=Noun, help=summary, add_completion=False)
+    app.callback()(_nothing)
+    return app
+
+
+def _nothing() -> None:
+    pass
+
+
+def verb(app: typer.Typer, name: str, *, examples: str) -> Callable[[Function], Function]:
+    """Declare a command. Its docstring is its help, `examples` one command line per line."""
+    return app.command(name, cls=Verb, epilog=dedent(examples).strip())
+
+
+def alone() -> typer.Typer:
+    """The Typer app of a command that has no verbs."""
+    return typer.Typer(add_completion=False)

@@ -1,0 +1,88 @@
+"""Options that several commands have, and what is made of their values."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import typer
+
+from .. import clock
+from ..errors import UsageError
+from ..store import accounts, keys
+from ..store.db import Tx
+
+UserOption = Annotated[str | None, typer.Option("--user", metavar="USER", help="Only of this user.")]
+TeamOption = Annotated[str | None, typer.Option("--team", metavar="TEAM", help="Only of this team.")]
+KeyOption = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Only of this key: its id or USER/NAME.")]
+ModelOption = Annotated[str | None, typer.Option("--model", metavar="GLOB", help="Only of models that match: 'gpt-4o*'.")]
+UpstreamOption = Annotated[str | None, typer.Option("--upstream", metavar="NAME", help="Only of this upstream.")]
+NoteOption = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="A word to yourself.")]
+
+WHEN = "a duration such as 1h or 30d, or a date such as 2026-11-20, today or monday"
+
+
+class Whose(NamedTuple):
+    """Whose requests, to whom: what reports and listings of usage can be narrowed down to."""
+
+    user: str | None
+    team: str | None
+    key: str | None
+    model: str | None
+    upstream: str | None
+
+    def filters(self, tx: Tx) -> dict[str, Any]:
+        """As the store takes them. Raises Refusal for a user, team or key that there isn't: that is a typo."""
+        if self.user is not None:
+            accounts.user_row(tx, self.user)
+        if self.team is not None:
+            accounts.team_row(tx, self.team)
+        found = self._asdict()
+        if self.key is not None:
+            found["key"] = keys.key_row(tx, self.key)["id"]
+        return found
+
+
+class Period(NamedTuple):
+    """From a moment on, until another (that is not part of it); None: open."""
+
+    since_ms: int | None
+    until_ms: int | None
+
+
+def period(since: str | None, until: str | None, now_ms: int, zone: ZoneInfo, *, precise: bool) -> Period:
+    """What `--since` and `--until` mean. `precise`: 1d is 24 hours ago; else it is the midnight before."""
+    found = Period(
+        clock.since_ms(since, now_ms, zone, precise=precise) if since is not None else None,
+        clock.until_ms(until, now_ms, zone, precise=precise) if until is not None else None,
+    )
+    if found.since_ms is not None and found.until_ms is not None and found.since_ms >= found.until_ms:
+        raise UsageError(f"--since {since} is not before --until {until}: there is nothing in between")
+    return found
+
+
+def words(values: list[str] | None) -> list[str]:
+    """A repeatable option, which may also be given as a list with commas."""
+    return [word for value in values or () for word in value.replace(",", " ").split()]
+
+
+def tags(pairs: list[str] | None) -> dict[str, str]:
+    return retagged({}, pairs or [])
+
+
+def retagged(before: dict[str, str], pairs: list[str]) -> dict[str, str]:
+    """Tags with some set by K=V, and some taken away by K=."""
+    found = dict(before)
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"{pair!r} is no tag: write --tag NAME=VALUE, such as --tag agent=coder")
+        found.pop(name.strip(), None)
+        if value:
+            found[name.strip()] = value
+    return found
+
+
+def require_changes(changes: dict[str, Any], names: str) -> None:
+    if not changes:
+        raise UsageError(f"there is nothing to change: give {names}")

@@ -1,0 +1,251 @@
+"""How data is written: one mechanism for every command.
+
+A command says its columns once and hands over rows: mappings from a column's name to a plain value (nano-USD for money,
+milliseconds for times). What a value looks like follows from its column's kind and the format that was asked for:
+machines get exact values under stable names, people get what they can read.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import Enum, auto
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import typer
+
+from ..clock import rfc3339
+from ..money import dollars, usd
+from .session import Format, note, session, visible
+
+Row = Mapping[str, Any]
+
+
+class Kind(Enum):
+    """What a column holds."""
+
+    TEXT = auto()
+    WORD = auto()
+    """A short text that is never broken: a name, an id."""
+    STATE = auto()
+    """A word that is coloured by what it says."""
+    NUMBER = auto()
+    MONEY = auto()
+    """nano-USD."""
+    TIME = auto()
+    """Milliseconds since the epoch."""
+    LIST = auto()
+    MAP = auto()
+    FLAG = auto()
+
+
+class Show(Enum):
+    """Whether a table of many rows has the column. JSON, CSV and a single thing always have all."""
+
+    ALWAYS = auto()
+    USED = auto()
+    """Only where some row has a value."""
+    NEVER = auto()
+
+
+class Column(NamedTuple):
+    name: str
+    kind: Kind = Kind.TEXT
+    show: Show = Show.ALWAYS
+
+    @property
+    def title(self) -> str:
+        """What a table calls it."""
+        return self.name.removesuffix("_usd").removesuffix("_at").replace("_", " ")
+
+    @property
+    def right(self) -> bool:
+        """Whether its values stand at the right edge."""
+        return self.kind in (Kind.NUMBER, Kind.MONEY)
+
+
+def listing(
+    ctx: typer.Context,
+    columns: Sequence[Column],
+    rows: Iterable[Row],
+    *,
+    empty: str,
+    zone: ZoneInfo | None = None,
+    total: Row | None = None,
+) -> None:
+    """Write rows in the format that was asked for. `total` ends a table; `empty` is said where there is no row."""
+    wanted = session(ctx).wanted
+    counted = _Counted(rows)
+    if wanted is Format.TABLE:
+        _table(columns, list(counted), zone, total)
+    else:
+        _STREAMS[wanted](columns, counted, zone)
+    if not counted.number:
+        note(empty)
+
+
+def single(ctx: typer.Context, columns: Sequence[Column], row: Row, *, zone: ZoneInfo | None = None) -> None:
+    """Write one thing: an object in JSON, else its fields one below the other."""
+    wanted = session(ctx).wanted
+    if wanted is Format.JSON:
+        _line(json.dumps(_object(columns, row), ensure_ascii=_ascii(), indent=2))
+    elif wanted is Format.CSV:
+        _csv(columns, [row], zone)
+    else:
+        fields = [{"field": column.title, "value": shown(column, row, zone)} for column in columns]
+        pair = (Column("field", Kind.WORD), Column("value"))
+        if wanted is Format.MD:
+            _md(pair, fields, zone)
+        else:
+            _fields([(field["field"], field["value"]) for field in fields])
+
+
+def result(ctx: typer.Context, columns: Sequence[Column], row: Row, said: str, *, zone: ZoneInfo | None = None) -> None:
+    """Tell what a command has done: in words on stderr, or the thing itself where a format was asked for."""
+    if session(ctx).wanted is Format.TABLE:
+        note(said)
+    else:
+        single(ctx, columns, row, zone=zone)
+
+
+class _Counted:
+    """Rows that go by, and how many there were."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.rows = rows
+        self.number = 0
+
+    def __iter__(self) -> Any:
+        for row in self.rows:
+            self.number += 1
+            yield row
+
+
+# ── for machines ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def exact(column: Column, row: Row) -> Any:
+    """A value as JSON carries it: money a decimal string of USD, a time RFC 3339 in UTC."""
+    value = row[column.name]
+    if value is None:
+        return None
+    match column.kind:
+        case Kind.MONEY:
+            return usd(value)
+        case Kind.TIME:
+            return rfc3339(value)
+        case Kind.FLAG:
+            return bool(value)
+    return value
+
+
+def _object(columns: Sequence[Column], row: Row) -> dict[str, Any]:
+    return {column.name: exact(column, row) for column in columns}
+
+
+def _json(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) -> None:  # noqa: ARG001
+    """An array, one row a line: it is written as it comes, and `grep` can read it."""
+    between = "["
+    for row in rows:
+        sys.stdout.write(f"{between}\n  {json.dumps(_object(columns, row), ensure_ascii=_ascii())}")
+        between = ","
+    _line("[]" if between == "[" else "\n]")
+
+
+def _csv(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) -> None:  # noqa: ARG001
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([column.name for column in columns])
+    writer.writerows([_cell(exact(column, row)) for column in columns] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    """A value in one field of CSV: a list with blanks between, a map as JSON."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return " ".join(str(item) for item in value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+
+
+def _ascii() -> bool:
+    """Whether what reads the output can't be given more than ASCII."""
+    return (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+
+
+# ── for people ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def shown(column: Column, row: Row, zone: ZoneInfo | None) -> str:
+    """A value as people read it."""
+    value = row[column.name]
+    if value is None:
+        return ""
+    match column.kind:
+        case Kind.MONEY:
+            return dollars(value)
+        case Kind.NUMBER:
+            return f"{value:,}"
+        case Kind.TIME:
+            return _local(value, zone)
+        case Kind.FLAG:
+            return "yes" if value else "no"
+        case Kind.LIST:
+            return visible(", ".join(str(item) for item in value))
+        case Kind.MAP:
+            return visible(", ".join(f"{name}={item}" for name, item in value.items()))
+    return visible(str(value))
+
+
+def _local(ms: int, zone: ZoneInfo | None) -> str:
+    moment = datetime.fromtimestamp(ms // 1000, UTC).astimezone(zone or UTC)
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _table(columns: Sequence[Column], rows: list[Row], zone: ZoneInfo | None, total: Row | None) -> None:
+    from . import table
+
+    if not rows:
+        return
+    chosen = [column for column in columns if _belongs(column, rows)]
+    cells = [[shown(column, row, zone) for column in chosen] for row in rows]
+    last = [shown(column, total, zone) if column.name in total else "" for column in chosen] if total else None
+    table.write(chosen, cells, last)
+
+
+def _belongs(column: Column, rows: list[Row]) -> bool:
+    if column.show is Show.USED:
+        return any(row[column.name] not in (None, "", [], (), {}, False) for row in rows)
+    return column.show is Show.ALWAYS
+
+
+def _fields(pairs: list[tuple[str, str]]) -> None:
+    from . import table
+
+    table.write_fields(pairs)
+
+
+def _md(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) -> None:
+    chosen = [column for column in columns if column.show is not Show.NEVER]
+    _line(_md_line(column.title for column in chosen))
+    _line(_md_line("---:" if column.right else "---" for column in chosen))
+    for row in rows:
+        _line(_md_line(shown(column, row, zone).replace("\\", "\\\\").replace("|", "\\|") for column in chosen))
+
+
+def _md_line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _line(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+_STREAMS: dict[Format, Callable[[Sequence[Column], Iterable[Row], ZoneInfo | None], None]] = {
+    Format.JSON: _json,
+    Format.CSV: _csv,
+    Format.MD: _md,
+}

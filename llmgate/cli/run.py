@@ -1,0 +1,104 @@
+"""One run of the program: from the words of the command line to an exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from ..errors import CODES, Failure, LlmgateError, UsageError
+from .commands import application
+from .session import visible
+
+PROGRAM = "llmgate"
+COMPLETING = "_LLMGATE_COMPLETE"
+"""Set by a shell that asks what could be typed next."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line; every error becomes one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        return _execute(list(args))
+    except LlmgateError as error:
+        return _fail(error, args)
+    except typer.TyperException as error:
+        return _fail(UsageError(_sentence(error)), args)
+    except typer.Abort:
+        sys.stderr.write("\n")
+        return 130
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            return 0  # who read the output has seen enough
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(Failure(f"{where}{error.strerror or error}"), args)
+    except Exception as error:
+        if os.environ.get("LLMGATE_TRACEBACK"):
+            traceback.print_exc()
+        bug = f"{type(error).__name__}: {error}"
+        return _fail(Failure(f"this is a bug in llmgate: {bug} (LLMGATE_TRACEBACK=1 shows where)"), args)
+
+
+def _execute(args: list[str]) -> int:
+    _check_text(args)
+    root = application()
+    if COMPLETING in os.environ:
+        root.main(args, prog_name=PROGRAM)
+    try:
+        with root.make_context(PROGRAM, args) as ctx:
+            root.invoke(ctx)
+    except typer.Exit as leave:
+        return leave.exit_code
+    finally:
+        sys.stdout.flush()
+    return 0
+
+
+def _check_text(args: Sequence[str]) -> None:
+    for word in args:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{word!r} is not valid UTF-8: set the locale of your terminal to UTF-8") from error
+
+
+def _sentence(error: Any) -> str:
+    """What the parser complains of, on one line and with what to do about it."""
+    ctx = getattr(error, "ctx", None)
+    path = ctx.command_path if ctx else PROGRAM
+    option = getattr(error, "option_name", None)
+    possible = getattr(error, "possibilities", None)
+    if option and possible:
+        return f"there is no option {option} of `{path}`: did you mean {sorted(possible)[0]}?"
+    text = " ".join(str(error.format_message()).split()).rstrip(".")
+    return f"{text[:1].lower()}{text[1:]}: see `{path} --help`"
+
+
+def _fail(error: LlmgateError, args: Sequence[str]) -> int:
+    text = visible(error.message)
+    if _json_wanted(args):
+        line = json.dumps({"error": {"code": error.code, "message": error.message}})
+    else:
+        line = f"{PROGRAM}: {text}"
+    try:
+        sys.stdout.flush()
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass
+    return CODES[error.code].exit
+
+
+def _json_wanted(args: Sequence[str]) -> bool:
+    """Whether errors are to be JSON: also where the command line itself is what is wrong."""
+    words = list(args)
+    if "--" in words:
+        words = words[: words.index("--")]
+    return "--json" in words or "--format=json" in words or ("--format", "json") in zip(words, words[1:], strict=False)

@@ -1,0 +1,81 @@
+"""What was said on the command line for every command: which config, which database, how to write, whether to ask."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..config import Loaded
+
+
+class Format(StrEnum):
+    """How data is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    MD = "md"
+
+
+@dataclass
+class Session:
+    """One run of the program. The options may stand before and after the command; `grammar` fills them in."""
+
+    config_file: Path | None = None
+    database: str | None = None
+    format: Format | None = None
+    as_json: bool = False
+    yes: bool = False
+    loaded: Loaded | None = None
+    """The config, once a command has asked for it."""
+
+    @property
+    def wanted(self) -> Format:
+        """How data is to be written."""
+        if self.as_json and self.format not in (None, Format.JSON):
+            raise UsageError(f"--json and --format {self.format} are two formats: choose one")
+        return Format.JSON if self.as_json else self.format or Format.TABLE
+
+
+def session(ctx: typer.Context) -> Session:
+    return ctx.ensure_object(Session)
+
+
+def note(text: str) -> None:
+    """Say something that is no data: what was done, what to do next."""
+    typer.echo(visible(text), err=True)
+
+
+def can_ask() -> bool:
+    """Whether somebody sits there who could answer."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirm(ctx: typer.Context, question: str) -> None:
+    """Ask before something that is hard to undo. Returns only with a yes; where nobody can be asked, it takes --yes."""
+    if session(ctx).yes:
+        return
+    if not can_ask():
+        raise UsageError(f"{visible(question)} Nobody can be asked here: add --yes")
+    if not typer.confirm(visible(question), err=True):
+        note("llmgate: nothing was changed")
+        raise typer.Exit(1)
+
+
+_INVISIBLE = {
+    code: chr(code).encode("unicode_escape", "surrogatepass").decode()
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+
+
+def visible(text: str) -> str:
+    """A text on one line, in which nothing can move the cursor, colour the screen or turn the reading direction."""
+    return text.translate(_INVISIBLE)

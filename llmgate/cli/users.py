@@ -1,0 +1,169 @@
+"""`llmgate users`: who keys belong to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ..store import accounts, keys, ledger
+from ..store.db import Row as StoreRow
+from ..store.db import Tx
+from ..types import Billing
+from .context import config_of, open_store
+from .grammar import noun, verb
+from .options import require_changes
+from .output import Column, Kind, Row, Show, listing, result, single
+
+app = noun("users", "Users: who keys belong to.")
+
+COLUMNS = (
+    Column("user", Kind.WORD),
+    Column("team", Kind.WORD, Show.USED),
+    Column("plan", Kind.WORD, Show.USED),
+    Column("billing", Kind.WORD),
+    Column("account", Kind.WORD),
+    Column("email", Kind.TEXT, Show.USED),
+    Column("status", Kind.STATE),
+    Column("created_at", Kind.TIME),
+)
+
+DETAILS = (
+    *COLUMNS,
+    Column("balance_usd", Kind.MONEY),
+    Column("available_usd", Kind.MONEY),
+    Column("keys", Kind.LIST),
+)
+
+UserName = Annotated[str, typer.Argument(metavar="USER")]
+TeamOption = Annotated[str | None, typer.Option("--team", metavar="TEAM", help="The team; '' for none.")]
+EmailOption = Annotated[str | None, typer.Option("--email", metavar="E", help="Where to write to; '' for none.")]
+BillingOption = Annotated[
+    Billing | None,
+    typer.Option(
+        "--billing",
+        metavar="metered|prepaid",
+        help="metered: what is used is counted; prepaid: a balance is needed.",
+        show_default=False,
+    ),
+]
+
+
+def row_of(user: StoreRow) -> Row:
+    """A user as it is shown; `account` pays, and `billing` is that account's."""
+    return {
+        "user": user["name"],
+        "account": user["name"] if user["payer_kind"] == "user" else f"team:{user['team']}",
+        "created_at": user["created_ms"],
+        **{name: user[name] for name in ("team", "plan", "billing", "email", "status")},
+    }
+
+
+@verb(
+    app,
+    "list",
+    examples="""
+    llmgate users
+    llmgate users --team research --json
+    """,
+)
+def list_(
+    ctx: typer.Context,
+    team: Annotated[str | None, typer.Option("--team", metavar="TEAM", help="Only of this team.")] = None,
+) -> None:
+    """List users, with the account that pays for each."""
+    with open_store(ctx) as db:
+        with db.read() as tx:
+            if team is not None:
+                accounts.team_row(tx, team)
+            rows = [row_of(user) for user in accounts.list_users(tx) if team in (None, user["team"])]
+        listing(ctx, COLUMNS, rows, empty="there is no user: `llmgate users add USER` makes one", zone=db.zone)
+
+
+@verb(app, "show", examples="llmgate users show alice")
+def show(ctx: typer.Context, user: UserName) -> None:
+    """Show a user, the balance of the account that pays, and the user's keys."""
+    with open_store(ctx) as db:
+        with db.read() as tx:
+            row = _details(tx, user)
+        single(ctx, DETAILS, row, zone=db.zone)
+
+
+def _details(tx: Tx, name: str) -> Row:
+    user = accounts.user_row(tx, name)
+    return {
+        **row_of(user),
+        "balance_usd": ledger.balance(tx, user["payer_id"]),
+        "available_usd": ledger.available(tx, user["payer_id"]),
+        "keys": [f"{name}/{key['name']}" for key in keys.list_keys(tx, user=name)],
+    }
+
+
+@verb(
+    app,
+    "add",
+    examples="""
+    llmgate users add alice
+    llmgate users add bob --team research --email bob@example.org
+    """,
+)
+def add(
+    ctx: typer.Context,
+    user: UserName,
+    team: TeamOption = None,
+    billing: BillingOption = None,
+    email: EmailOption = None,
+) -> None:
+    """Make a user. (`llmgate keys add` does so too, where it is new.)"""
+    default = Billing(config_of(ctx).defaults.billing)
+    with open_store(ctx) as db:
+        with db.write() as tx:
+            made = accounts.add_user(
+                tx, user, team=team or None, email=email or None, billing=billing, default_billing=default
+            )
+        said = f"made user {user}: `llmgate keys add {user}` issues a key"
+        result(ctx, COLUMNS, row_of(made), said, zone=db.zone)
+
+
+@verb(
+    app,
+    "set",
+    examples="""
+    llmgate users set alice --team research
+    llmgate users set alice --team '' --billing metered
+    """,
+)
+def set_(
+    ctx: typer.Context,
+    user: UserName,
+    team: TeamOption = None,
+    billing: BillingOption = None,
+    email: EmailOption = None,
+) -> None:
+    """Change a user; what is not named stays as it is.
+
+    A user of a team whose billing is set by hand pays with an account of its own from then on.
+    """
+    asked: dict[str, Any] = {"team": team, "billing": billing, "email": email}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    require_changes(changes, "--team, --billing or --email")
+    _change(ctx, user, changes, f"changed user {user}")
+
+
+@verb(app, "disable", examples="llmgate users disable alice")
+def disable(ctx: typer.Context, user: UserName) -> None:
+    """Refuse all requests of a user until it is enabled again."""
+    _change(ctx, user, {"status": "disabled"}, f"user {user} is disabled: all its keys are refused")
+
+
+@verb(app, "enable", examples="llmgate users enable alice")
+def enable(ctx: typer.Context, user: UserName) -> None:
+    """Let a disabled user's keys work again."""
+    _change(ctx, user, {"status": "active"}, f"user {user} is active")
+
+
+def _change(ctx: typer.Context, user: str, changes: dict[str, Any], said: str) -> None:
+    with open_store(ctx) as db:
+        with db.write() as tx:
+            row = row_of(accounts.set_user(tx, user, changes))
+        result(ctx, COLUMNS, row, said, zone=db.zone)

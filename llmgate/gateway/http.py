@@ -1,0 +1,139 @@
+"""The little of HTTP that the walk needs: who calls, with which key, the body within its bounds, an answer sent."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from email.utils import formatdate
+from typing import Any
+
+from ..errors import LlmgateError, Refusal
+from ..store import keys
+from .upstream import KEY_HEADERS, Headers
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+JSON = (b"content-type", b"application/json")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """A header's first value."""
+    return next((value for key, value in headers if key == name), None)
+
+
+def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The llmgate key among the credentials of a request. Raises Refusal 401.
+
+    A client may carry another vendor's key beside ours (SDKs read it from the environment): that one is ignored.
+    """
+    found: list[str] = []
+    for name, value in headers:
+        if name in KEY_HEADERS:
+            text = value.decode("latin-1").strip()
+            if name == b"authorization":
+                scheme, _, text = text.partition(" ")
+                text = text.strip() if scheme.lower() == "bearer" else ""
+            if text:
+                found.append(text)
+    ours = {text for text in found if text.startswith(keys.PREFIX)}
+    if len(ours) > 1:
+        raise Refusal("two different llmgate keys in one request: send one", code="invalid_key")
+    if not ours:
+        if found:
+            raise Refusal(f"this is not a key of this gateway: its keys begin with {keys.PREFIX}", code="invalid_key")
+        raise Refusal("no key: send one as `Authorization: Bearer sk-lg-…`", code="missing_key")
+    key = ours.pop()
+    if not keys.well_formed(key):
+        raise Refusal("this key is mistyped: it is not as it was issued, copy it again", code="invalid_key")
+    return key
+
+
+def client_address(scope: Scope, trusted: Iterable[Network], ip_header: str | None) -> str:
+    """Who called. What a proxy says counts only if the proxy itself is trusted, and from the right: a client can put
+    anything at the left of `X-Forwarded-For`.
+    """
+    address = scope["client"][0] if scope.get("client") else ""
+    trusted = tuple(trusted)
+    if not trusted or not _within(address, trusted):
+        return str(address)
+    if ip_header:
+        said = header(scope["headers"], ip_header.lower().encode())
+        return said.decode("latin-1").strip() if said else str(address)
+    hops = ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for")
+    for hop in reversed([hop.strip() for hop in hops.split(",") if hop.strip()]):
+        address = hop
+        if not _within(hop, trusted):
+            break
+    return str(address)
+
+
+def _within(address: str, networks: Iterable[Network]) -> bool:
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return any(ip in network or (mapped is not None and mapped in network) for network in networks)
+
+
+def check_address(address: str, allowed: tuple[str, ...]) -> None:
+    """Raises Refusal `ip_not_allowed` unless a key's list (empty: anywhere) has the address."""
+    if allowed and not _within(address, [ipaddress.ip_network(network) for network in allowed]):
+        raise Refusal("this key may not be used from your address", code="ip_not_allowed")
+
+
+async def read_body(scope: Scope, receive: Receive, *, most: int, timeout_s: float) -> bytes:
+    """The whole body. Raises Refusal 408, 413 or 415, and Disconnected where the client leaves instead."""
+    encoding = header(scope["headers"], b"content-encoding")
+    if encoding not in (None, b"", b"identity"):
+        raise Refusal("a compressed body can't be read here: send it plain", code="unsupported_encoding")
+    length = header(scope["headers"], b"content-length")
+    if length is not None and length.isdigit() and int(length) > most:
+        raise _too_large(most)
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Disconnected
+                piece = message.get("body", b"")
+                size += len(piece)
+                if size > most:
+                    raise _too_large(most)
+                if piece:
+                    pieces.append(piece)
+                if not message.get("more_body", False):
+                    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    except TimeoutError as error:
+        raise Refusal("the body didn't arrive in time", code="request_timeout") from error
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(f"the body is larger than {most} bytes", code="request_too_large")
+
+
+class Disconnected(Exception):
+    """The client left before its request was complete: there is nobody to answer and nothing to charge."""
+
+
+async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """One answer, whole."""
+    headers = [*headers, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def own_headers(request_id: str) -> Headers:
+    """What an answer of llmgate's own carries."""
+    return [JSON, (b"date", formatdate(usegmt=True).encode()), (b"x-request-id", request_id.encode())]
+
+
+def error_headers(error: LlmgateError, request_id: str) -> Headers:
+    return [*own_headers(request_id), *((name.encode(), value.encode()) for name, value in error.headers)]

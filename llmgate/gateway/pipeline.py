@@ -1,0 +1,721 @@
+"""The walk of one request, written once for every format and endpoint.
+
+    1 authenticate   who is this key? alive, allowed from here, allowed this model      401 403
+    2 read, route    body → ask; model → routes                                         400 404
+    3 quote          the most it may cost on the dearest route
+    4 hold           credit, all or nothing, ONE transaction                            402 429
+    5 forward        routes → answer; retries before the first byte                     502 503 504
+    6 meter          bytes through, usage heard in passing
+    7 settle         hold → cost, charge, usage row, roll-up, ONE transaction
+
+From 4 on there is a hold, and whatever happens it is resolved exactly once: `_serve` ends in `_finish`, in a
+`finally`, which starts a settlement that nothing cancels. What the settlement says is decided in one place,
+`outcome_of`, from what the walk noted on its `Exchange`. If the process dies, the hold is still in the database, and
+the next start resolves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import secrets
+import time
+from collections.abc import Coroutine, Mapping
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from .. import quoting, routing
+from ..clock import day_of
+from ..config import Config, Upstream
+from ..errors import LlmgateError, Refusal, UpstreamFailure
+from ..money import usd
+from ..pricing import Price, dearest
+from ..routing import Route, Target
+from ..store import holds, keys, prices
+from ..store.db import Database, Tx, now_ms
+from ..store.holds import Claim, Hold, Outcome, Settled
+from ..store.keys import Caller
+from ..store.prices import Snapshot
+from ..types import Ask, Meters, Source, Status
+from ..wire import body as wire_body
+from ..wire import openai
+from ..wire.body import Fields
+from ..wire.openai import LONGEST_TAG, MOST_TAGS, Heard
+from . import upstream as up
+from .http import (
+    Disconnected,
+    Receive,
+    Scope,
+    Send,
+    check_address,
+    client_address,
+    error_headers,
+    header,
+    presented_key,
+    read_body,
+    respond,
+)
+from .upstream import Answer
+from .writer import Writer
+
+log = logging.getLogger("llmgate.request")
+
+T = TypeVar("T")
+
+HOLD_PATIENCE_S = 5.0
+"""How long a new request waits for a database that another process has locked: then 503 `storage_busy`."""
+
+END_PATIENCE_S = 2.0
+"""A stream's end is sent when it is settled, or after this long."""
+
+MOST_RESOLVED = 10_000
+"""Names that are kept resolved; past that all are resolved anew."""
+
+CLIENT_PATIENCE_S = 60.0
+"""A client that doesn't take a byte for this long is gone."""
+
+MOST_DRAINS = 256
+"""How many streams are read on without a client at a time; past that they are closed and estimated."""
+
+SWEEP_S = 0.1
+"""How often deadlines are looked at: one timer for all requests, rather than one per read."""
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """A path that the walk serves."""
+
+    name: str
+    path: str
+    """Below an upstream's base URL."""
+    output: bool
+    """The model writes tokens."""
+
+
+CHAT = Endpoint("chat", "/chat/completions", output=True)
+EMBEDDINGS = Endpoint("embeddings", "/embeddings", output=False)
+
+
+class Cut(StrEnum):
+    """Why a request was cut off from inside."""
+
+    FIRST_BYTE = "first_byte"
+    IDLE = "idle"
+    TOTAL = "total"
+    STALLED = "stalled"
+    GONE = "gone"
+    SHUTDOWN = "shutdown"
+
+
+class Priced(msgspec.Struct, frozen=True):
+    """A route with the snapshots of its prices."""
+
+    route: Route
+    cost: Snapshot
+    charge: Snapshot | None
+    service_tiers: Mapping[str, Snapshot]
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """A model's name, resolved and priced."""
+
+    target: Target
+    routes: tuple[Priced, ...]
+
+
+class Exchange:
+    """One request in flight: what is known of it, where it stands, and how to cut it off."""
+
+    def __init__(self, request_id: str, endpoint: Endpoint) -> None:
+        self.request_id = request_id
+        self.endpoint = endpoint
+        self.started = time.monotonic()
+        self.user = "-"
+        self.ask: Ask | None = None
+        self.resolved: Resolved | None = None
+        self.hold: Hold | None = None
+        # what became of it upstream
+        self.priced: Priced | None = None
+        self.sent = False
+        """An upstream may have begun to work for it."""
+        self.answer: Answer | None = None
+        self.heard: Heard | None = None
+        self.first_byte_ms: int | None = None
+        self.failure: UpstreamFailure | None = None
+        # what became of it here
+        self.head_sent = False
+        self.client_gone = False
+        self.cut: Cut | None = None
+        self.outcome: Outcome | None = None
+        self.settling: asyncio.Future[Settled | None] | None = None
+        # what is being waited for
+        self.scope: asyncio.Timeout | None = None
+        self.reason = Cut.TOTAL
+        self.deadline = self.total_deadline = float("inf")
+
+    def wait(self, reason: Cut, seconds: float) -> None:
+        """From now on, this is what is waited for, and for how long at most."""
+        self.deadline = time.monotonic() + seconds
+        self.reason = reason
+
+    def interrupt(self, why: Cut) -> None:
+        """Cut the waiting off: what is awaited inside `scope` ends with TimeoutError."""
+        if self.scope is not None and self.cut is None:
+            self.cut = why
+            self.scope.reschedule(asyncio.get_running_loop().time())
+
+    def elapsed_ms(self) -> int:
+        return int((time.monotonic() - self.started) * 1000)
+
+
+def outcome_of(exchange: Exchange) -> Outcome | None:
+    """How a request ended, from what was noted of it; None: no upstream was reached, so there is nothing to settle.
+
+    - A refusal or a failure before anything was delivered costs nothing.
+    - What was delivered is charged: exactly where usage was heard, else as estimated from the text that went by, and
+      never more than the hold's bounds.
+    - A client that leaves before any answer is charged the input, because the upstream has read it.
+    """
+    if not exchange.sent:
+        return None
+    assert exchange.priced is not None
+    route, heard = exchange.priced.route, exchange.heard
+    status = _status(exchange)
+    if heard is not None and heard.usage is not None:
+        meters, source = heard.usage.meters, Source.UPSTREAM
+    elif heard is not None and (heard.text_bytes or status is not Status.ERROR):
+        meters, source = _estimated(exchange, heard.text_bytes), Source.ESTIMATED
+    elif exchange.answer is None and status is Status.CANCELLED:
+        meters, source = _estimated(exchange, 0), Source.ESTIMATED
+    else:
+        meters, source = Meters(), Source.UPSTREAM
+    reported = heard.usage.cost_nano if heard and heard.usage and route.upstream.cost_reported else None
+    tier = heard.service_tier if heard else None
+    return Outcome(
+        status=status,
+        source=source,
+        http_status=_http_status(exchange),
+        meters=meters,
+        upstream=route.upstream.name,
+        upstream_model=route.model,
+        cost=exchange.priced.service_tiers.get(tier or "", exchange.priced.cost),
+        charge=exchange.priced.charge,
+        cost_source=route.tariff.source,
+        reported_cost_nano=reported,
+        duration_ms=exchange.elapsed_ms(),
+        ttft_ms=exchange.first_byte_ms,
+    )
+
+
+def _status(exchange: Exchange) -> Status:
+    heard = exchange.heard
+    if exchange.cut is Cut.SHUTDOWN:
+        return Status.INTERRUPTED
+    if exchange.client_gone and not (exchange.answer is not None and exchange.answer.status >= 300):
+        return Status.CANCELLED
+    if exchange.failure is not None or heard is None or heard.failed or exchange.answer is None:
+        return Status.ERROR
+    return Status.OK
+
+
+def _http_status(exchange: Exchange) -> int | None:
+    if exchange.failure is not None and not exchange.head_sent:
+        return exchange.failure.http_status
+    return exchange.answer.status if exchange.answer is not None else None
+
+
+def _estimated(exchange: Exchange, text_bytes: int) -> Meters:
+    """What likely was consumed, within what the hold set aside."""
+    assert exchange.hold is not None
+    quote, grant = exchange.hold.claim.quote, exchange.hold.grant
+    output = quoting.output_estimate(text_bytes)
+    if grant.output_tokens is not None:
+        output = min(output, grant.output_tokens * quote.choices)
+    return Meters(input=quote.input_estimate, output=output, calls=1)
+
+
+class Gateway:
+    """What all requests share. Made inside the running loop, by the server."""
+
+    def __init__(
+        self,
+        config: Config,
+        upstreams: Mapping[str, Upstream],
+        database: Database,
+        writer: Writer,
+        worker_id: str,
+    ) -> None:
+        self.database = database
+        self.writer = writer
+        self.in_flight: set[Exchange] = set()
+        self._worker_id = worker_id
+        self._zone = database.zone
+        self._background: set[asyncio.Future[Any]] = set()
+        self._draining = 0
+        self._configure(config, upstreams)
+
+    def _configure(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
+        self.config = config
+        self.upstreams = upstreams
+        self._trusted = tuple(ipaddress.ip_network(network) for network in config.server.trusted_proxies)
+        self._transports = {name: up.transport_for(upstream) for name, upstream in upstreams.items()}
+        self._resolved: dict[tuple[str, str], Resolved] = {}
+
+    def reload(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
+        """Serve by another config from the next request on; what is in flight ends by the one that it began with."""
+        old = list(self._transports.values())
+        self._configure(config, upstreams)
+        self._spawn(self._retire(old, set(self.in_flight)))
+
+    async def _retire(self, transports: list[httpx.AsyncBaseTransport], users: set[Exchange]) -> None:
+        while users & self.in_flight:  # noqa: ASYNC110 - seldom, and not worth an event per request
+            await asyncio.sleep(SWEEP_S)
+        for transport in transports:
+            await transport.aclose()
+
+    async def close(self) -> None:
+        """Let go of the upstreams, once nothing is in flight. Settlements that are under way are waited for."""
+        while self._background:
+            await asyncio.wait(self._background)
+        for transport in self._transports.values():
+            await transport.aclose()
+
+    def today(self) -> str:
+        return day_of(now_ms(), self._zone)
+
+    def reading(self) -> Tx:
+        """A view of the database outside of any transaction: for single reads."""
+        return Tx(self.database.conn, now_ms(), "serve")
+
+    # ── 1 to 4: up to the hold ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one POST from its first byte to its settlement."""
+        exchange = Exchange(f"req_{secrets.token_hex(12)}", endpoint)
+        self.in_flight.add(exchange)
+        status = 499
+        try:
+            fields, claim = await self._admit(exchange, scope, receive)
+            exchange.hold = await self._place(claim)
+            status = await self._serve(exchange, fields, scope, receive, send)
+        except Disconnected:
+            pass  # nobody is left to answer, and there is nothing to charge: 499 goes into the log
+        except LlmgateError as error:
+            status = error.http_status
+            await refuse(send, error, exchange.request_id)
+        finally:
+            self.in_flight.discard(exchange)
+            self._log(exchange, status)
+
+    def authenticate(self, scope: Scope) -> tuple[bytes, Caller]:
+        """The caller behind a request, as things stand now, and the hash of the key. Raises Refusal 401 or 403."""
+        key_hash = keys.hash_key(presented_key(scope["headers"]))
+        caller = keys.authenticate(self.reading(), key_hash)
+        if caller.ips:
+            check_address(client_address(scope, self._trusted, self.config.server.client_ip_header), caller.ips)
+        return key_hash, caller
+
+    async def _admit(self, exchange: Exchange, scope: Scope, receive: Receive) -> tuple[Fields, Claim]:
+        """Everything before the hold. No body is read before the key is known."""
+        key_hash, caller = self.authenticate(scope)
+        exchange.user = caller.user
+        server = self.config.server
+        raw = await read_body(scope, receive, most=server.max_body, timeout_s=server.body_timeout)
+        fields = wire_body.read(raw, openai.KNOWN)
+        exchange.ask = openai.read_ask(fields, output=exchange.endpoint.output)
+        exchange.resolved = await self.resolve(exchange.ask.model)
+        claim = self._claim(exchange, exchange.ask, exchange.resolved, key_hash, tags_of(scope))
+        # Decided here as well, so that who is refused never takes the writer's time.
+        holds.decide(self.reading(), claim)
+        return fields, claim
+
+    async def resolve(self, model: str) -> Resolved:
+        """A model's routes with their price snapshots, kept for the day. Raises Refusal 404 or 403."""
+        day = self.today()
+        known = self._resolved.get((model, day))
+        if known is None:
+            # In a thread: the first look into the catalogue imports it, which takes a tenth of a second.
+            target = await asyncio.to_thread(routing.resolve, self.config, self.upstreams, model, day)
+            routes = await self.writer.run(
+                lambda tx: tuple(_priced(tx, route) for route in target.routes), patience_s=HOLD_PATIENCE_S
+            )
+            if len(self._resolved) >= MOST_RESOLVED:
+                self._resolved.clear()
+            known = self._resolved[model, day] = Resolved(target, routes)
+        return known
+
+    def _claim(self, exchange: Exchange, ask: Ask, resolved: Resolved, key_hash: bytes, tags: dict[str, str]) -> Claim:
+        input_tokens = max(quoting.input_bound(ask, priced.route.context_window) for priced in resolved.routes)
+        price = dearest(
+            tuple(price for priced in resolved.routes for price in _possible(priced, ask.service_tier)),
+            input_tokens,
+            ask.media_tokens > 0 or ask.hidden_input,
+            ask.searches,
+        )
+        first = resolved.routes[0]
+        return Claim(
+            request_id=exchange.request_id,
+            worker_id=self._worker_id,
+            key_hash=key_hash,
+            model=ask.model,
+            names=resolved.target.names,
+            upstream=first.route.upstream.name,
+            upstream_model=first.route.model,
+            format=first.route.upstream.format,
+            endpoint=exchange.endpoint.name,
+            streamed=ask.stream,
+            quote=quoting.quote(ask, price, input_tokens, resolved.target.max_output),
+            price=price,
+            unquotable=ask.unquotable,
+            cost=first.cost,
+            charge=first.charge,
+            cost_source=first.route.tariff.source,
+            tags=ask.tags | tags,
+            day=self.today(),
+        )
+
+    async def _place(self, claim: Claim) -> Hold:
+        """Place the hold. If we are cancelled while it is being written it is released again: nobody would own it."""
+        placing = asyncio.ensure_future(self.writer.run(lambda tx: holds.place(tx, claim), patience_s=HOLD_PATIENCE_S))
+        try:
+            return await asyncio.shield(placing)
+        except asyncio.CancelledError:
+            placing.add_done_callback(self._unwanted)
+            raise
+
+    def _unwanted(self, placing: asyncio.Future[Hold]) -> None:
+        if not placing.cancelled() and placing.exception() is None:
+            hold_id = placing.result().id
+            self._spawn(self.writer.run(lambda tx: holds.release(tx, hold_id)))
+
+    # ── 5 to 7: from the hold to its outcome ──────────────────────────────────────────────────────────────────────────
+
+    async def _serve(self, exchange: Exchange, fields: Fields, scope: Scope, receive: Receive, send: Send) -> int:
+        """Forward, meter, settle, answer. Returns the HTTP status that the client got; 499: it was gone."""
+        watcher = asyncio.ensure_future(self._watch(exchange, receive))
+        whole = b""
+        try:
+            try:
+                async with asyncio.timeout(None) as exchange.scope:
+                    answer = await self._forward(exchange, fields, scope)
+                    if not _streams(answer):
+                        whole = await answer.whole()
+                if _streams(answer):
+                    await self._pass_on(exchange, answer, send)
+                else:
+                    _listen(exchange, answer, whole)
+            except TimeoutError:
+                exchange.failure = _why(exchange)
+            except UpstreamFailure as failure:
+                exchange.failure = failure
+            settling = self._finish(exchange)
+            if exchange.head_sent:
+                await self._end(exchange, settling, send)
+            else:
+                # Settled before its first byte, so that what its headers say of the charge is true.
+                settled = await asyncio.shield(settling)
+                if exchange.failure is not None:
+                    await refuse(send, exchange.failure, exchange.request_id)
+                    return exchange.failure.http_status
+                await respond(send, answer.status, self._headers(exchange, answer, settled), whole)
+            return 499 if exchange.client_gone else answer.status
+        finally:
+            exchange.scope = None
+            watcher.cancel()
+            self._finish(exchange)
+            if exchange.answer is not None:
+                await exchange.answer.close()
+
+    async def _forward(self, exchange: Exchange, fields: Fields, scope: Scope) -> Answer:
+        """Ask the routes in turn until one answers. Before the first byte a try may be repeated, after it never."""
+        assert exchange.resolved is not None
+        transports = self._transports
+        give_up = time.monotonic() + up.RETRY_BUDGET_S
+        answer: Answer | None = None
+        failure: UpstreamFailure | None = None
+        for priced in exchange.resolved.routes:
+            upstream = priced.route.upstream
+            request = self._request(exchange, priced.route, fields, scope)
+            for tries in range(up.TRIES_PER_ROUTE):
+                exchange.priced = priced
+                exchange.total_deadline = exchange.started + upstream.timeout.total
+                exchange.wait(Cut.FIRST_BYTE, upstream.timeout.first_byte)
+                reached, exchange.sent = exchange.sent, True
+                if answer is not None:
+                    await answer.close()
+                try:
+                    answer = exchange.answer = await up.ask(transports[upstream.name], priced.route, *request)
+                    failure = None
+                except UpstreamFailure as error:
+                    answer = exchange.answer = None
+                    failure, exchange.sent = error, reached or error.reached
+                    if error.reached:
+                        raise
+                else:
+                    if answer.status not in up.RETRIABLE:
+                        up.check(answer)
+                        return answer
+                wait_s = up.pause_before_retry(answer, tries)
+                if wait_s is None or tries + 1 == up.TRIES_PER_ROUTE or time.monotonic() + wait_s > give_up:
+                    break
+                await asyncio.sleep(wait_s)
+        if answer is not None:
+            return answer
+        assert failure is not None
+        if len(exchange.resolved.routes) > 1:
+            raise UpstreamFailure(
+                f"no upstream of {exchange.resolved.target.model} can be reached", code="upstream_unavailable"
+            ) from failure
+        raise failure
+
+    def _request(
+        self, exchange: Exchange, route: Route, fields: Fields, scope: Scope
+    ) -> tuple[httpx.URL, up.Headers, bytes]:
+        """What one upstream is sent: where, with which headers, and the body with no more than the due changes."""
+        assert exchange.ask is not None
+        assert exchange.hold is not None
+        changes = openai.prepare(
+            fields,
+            exchange.ask,
+            model=route.model,
+            bound=exchange.hold.grant.output_tokens,
+            bound_fields=route.upstream.output_fields,
+            bound_write=route.upstream.output_write,
+            ask_usage=route.upstream.ask_usage,
+        )
+        url = up.url_for(route, exchange.endpoint.path, scope["query_string"].decode("latin-1"))
+        return url, up.request_headers(scope["headers"], route.upstream), wire_body.write(fields, changes)
+
+    async def _pass_on(self, exchange: Exchange, answer: Answer, send: Send) -> None:
+        """A stream's bytes as they come, for as long as there is a client, and to the end where that must be known."""
+        assert exchange.ask is not None
+        upstream = answer.route.upstream
+        stream = openai.Stream(hide_usage=exchange.ask.stream and upstream.ask_usage and not exchange.ask.usage_asked)
+        exchange.heard = stream.heard
+        while True:
+            try:
+                async with asyncio.timeout(None) as exchange.scope:
+                    return await self._pump(exchange, answer, stream, send)
+            except TimeoutError:
+                # A client that stopped reading is gone. Its stream ends as if it had left, which may be to read on.
+                if exchange.cut is not Cut.STALLED or not self._leave(exchange):
+                    raise
+                exchange.cut = None
+
+    async def _pump(self, exchange: Exchange, answer: Answer, stream: openai.Stream, send: Send) -> None:
+        idle_s = answer.route.upstream.timeout.idle
+        while True:
+            exchange.wait(Cut.IDLE if exchange.first_byte_ms is not None else Cut.FIRST_BYTE, idle_s)
+            piece = await answer.piece()
+            if exchange.first_byte_ms is None:
+                exchange.first_byte_ms = exchange.elapsed_ms()
+            passed = stream.feed(piece) if piece else stream.finish()
+            if not exchange.client_gone:
+                exchange.wait(Cut.STALLED, CLIENT_PATIENCE_S)
+                if not exchange.head_sent:
+                    exchange.head_sent = True
+                    headers = self._headers(exchange, answer, None)
+                    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+                if passed:
+                    await send({"type": "http.response.body", "body": passed, "more_body": True})
+            if not piece:
+                return
+
+    async def _end(self, exchange: Exchange, settling: asyncio.Future[Settled | None], send: Send) -> None:
+        """The end of a stream: a failure in the client's dialect, then the last byte once it is settled."""
+        if exchange.client_gone:
+            return
+        if exchange.failure is not None:
+            event = openai.error_event(exchange.failure)
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await asyncio.wait({settling}, timeout=END_PATIENCE_S)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _watch(self, exchange: Exchange, receive: Receive) -> None:
+        """Notice that the client leaves: sending to it would never tell."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if exchange.settling is None:
+            self._leave(exchange)
+
+    def _leave(self, exchange: Exchange) -> bool:
+        """The client is gone. Returns whether its answer is read on without it.
+
+        A call that doesn't stream is always read to its end: the upstream bills it whole. A stream is closed where that
+        stops the billing, unless the model is done, or reasons: what it thought is billed and not in the text.
+        """
+        exchange.client_gone = True
+        ask, heard, priced = exchange.ask, exchange.heard, exchange.priced
+        assert ask is not None
+        if not ask.stream:
+            return True
+        must = (
+            priced is None
+            or priced.route.upstream.on_disconnect == "drain"
+            or ask.reasons
+            or (heard is not None and (heard.finished or heard.reasoned))
+        )
+        if must and self._draining < MOST_DRAINS:
+            self._draining += 1
+            assert exchange.hold is not None
+            return True
+        exchange.interrupt(Cut.GONE)
+        return False
+
+    def _finish(self, exchange: Exchange) -> asyncio.Future[Settled | None]:
+        """Start the one settlement of a request; asked again, it is the same one."""
+        if exchange.settling is None:
+            assert exchange.hold is not None
+            hold_id = exchange.hold.id
+            outcome = exchange.outcome = outcome_of(exchange)
+
+            def resolve(tx: Tx) -> Settled | None:
+                if outcome is None:
+                    holds.release(tx, hold_id)
+                    return None
+                return holds.settle(tx, hold_id, outcome)
+
+            exchange.settling = self._spawn(self.writer.run(resolve))
+        return exchange.settling
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+        """Work that goes on whatever becomes of the request."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    def _headers(self, exchange: Exchange, answer: Answer, settled: Settled | None) -> up.Headers:
+        """The upstream's headers, and what llmgate adds."""
+        assert exchange.hold is not None
+        grant = exchange.hold.grant
+        headers = [*up.answer_headers(answer), (b"x-request-id", exchange.request_id.encode())]
+        if grant.clamped:
+            headers.append((b"x-llmgate-clamped", str(grant.output_tokens).encode()))
+        if settled is not None:
+            headers.append((b"x-llmgate-charge-usd", usd(settled.charge_nano).encode()))
+            if grant.caller.prepaid and grant.caller.account_kind == "user":
+                headers.append((b"x-llmgate-balance-usd", usd(settled.balance_nano).encode()))
+        return headers
+
+    def _log(self, exchange: Exchange, status: int) -> None:
+        """One line per request: never a key, a prompt or a query string."""
+        if not log.isEnabledFor(logging.INFO):
+            return
+        outcome = exchange.outcome
+        log.info(
+            "%s %s %s %s",
+            status,
+            exchange.user,
+            exchange.endpoint.name,
+            exchange.ask.model if exchange.ask else "-",
+            extra={
+                "request": {
+                    "request_id": exchange.request_id,
+                    "status": status,
+                    "user": exchange.user,
+                    "endpoint": exchange.endpoint.name,
+                    "model": exchange.ask.model if exchange.ask else None,
+                    "upstream": outcome.upstream if outcome else None,
+                    "outcome": outcome.status if outcome else None,
+                    "input_tokens": outcome.meters.input_tokens if outcome else None,
+                    "output_tokens": outcome.meters.output_tokens if outcome else None,
+                    "duration_ms": exchange.elapsed_ms(),
+                }
+            },
+        )
+
+    # ── deadlines ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def sweep(self) -> None:
+        """Cut off what has waited too long. One timer for all requests, rather than one for each read."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = time.monotonic()
+            for exchange in list(self.in_flight):
+                if now >= exchange.total_deadline:
+                    exchange.interrupt(Cut.TOTAL)
+                elif now >= exchange.deadline:
+                    exchange.interrupt(exchange.reason)
+
+    def interrupt_all(self) -> None:
+        """The time that a shutdown leaves to streams is over: end them, and settle what was delivered."""
+        for exchange in list(self.in_flight):
+            exchange.interrupt(Cut.SHUTDOWN)
+
+
+def _streams(answer: Answer) -> bool:
+    return answer.is_stream and 200 <= answer.status < 300
+
+
+def _listen(exchange: Exchange, answer: Answer, whole: bytes) -> None:
+    """Hear a whole answer. Raises UpstreamFailure where a success is not what its format says."""
+    exchange.first_byte_ms = exchange.elapsed_ms()
+    if 200 <= answer.status < 300:
+        exchange.heard = openai.hear(whole)
+        if exchange.heard is None:
+            raise UpstreamFailure(
+                f"upstream {answer.route.upstream.name} answered with something that is not JSON", reached=True
+            )
+
+
+_SLOW = {
+    Cut.FIRST_BYTE: "didn't begin to answer in time",
+    Cut.IDLE: "stopped in the middle of its answer",
+    Cut.TOTAL: "took longer than a request may take in all",
+}
+
+
+def _why(exchange: Exchange) -> UpstreamFailure:
+    """What a client is told of a request that was cut off."""
+    if exchange.cut is Cut.SHUTDOWN:
+        return UpstreamFailure("the gateway is shutting down: send the request again", code="upstream_unavailable")
+    name = exchange.priced.route.upstream.name if exchange.priced else "?"
+    slow = _SLOW.get(exchange.cut or Cut.TOTAL, "was cut off")
+    return UpstreamFailure(f"upstream {name} {slow}", code="upstream_timeout", reached=True)
+
+
+def _priced(tx: Tx, route: Route) -> Priced:
+    tariff = route.tariff
+    return Priced(
+        route=route,
+        cost=prices.intern(tx, tariff.cost),
+        charge=prices.intern(tx, tariff.charge) if tariff.charge is not None else None,
+        service_tiers={name: prices.intern(tx, price) for name, price in tariff.service_tiers.items()},
+    )
+
+
+def _possible(priced: Priced, service_tier: str | None) -> tuple[Price, ...]:
+    """The prices that a request may be charged by on a route: its own, or the dearest of the tiers it may end up in."""
+    if priced.charge is not None:
+        return (priced.charge.price,)
+    tiers = priced.service_tiers
+    if service_tier in (None, "default", "standard_only") or not tiers:
+        return (priced.cost.price,)
+    if service_tier in tiers:
+        return (priced.cost.price, tiers[service_tier].price)
+    return (priced.cost.price, *(tier.price for tier in tiers.values()))
+
+
+def tags_of(scope: Scope) -> dict[str, str]:
+    """`X-Llmgate-Tags: agent=coder,job=42`. Raises Refusal `invalid_request`."""
+    text = header(scope["headers"], b"x-llmgate-tags")
+    if not text:
+        return {}
+    tags = {}
+    for pair in text.decode("latin-1").split(","):
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not (equals and name and value) or len(name) > LONGEST_TAG or len(value) > LONGEST_TAG:
+            raise Refusal("X-Llmgate-Tags is written name=value,name=value", param="x-llmgate-tags")
+        tags[name] = value
+    if len(tags) > MOST_TAGS:
+        raise Refusal(f"X-Llmgate-Tags has more than {MOST_TAGS} tags", param="x-llmgate-tags")
+    return tags
+
+
+async def refuse(send: Send, error: LlmgateError, request_id: str) -> None:
+    """An error in the client's dialect."""
+    await respond(send, error.http_status, error_headers(error, request_id), openai.error_body(error))

@@ -1,0 +1,227 @@
+"""How requests travel to an upstream: httpx's transport interface over aiohttp's connections.
+
+httpx's own pool is linear in its connections and collapses under concurrency, so only its interface is kept. Three
+things that a gateway needs and aiohttp doesn't do are added here, and nowhere else is aiohttp imported:
+
+- what arrived before an error comes out before the error (`_Body`);
+- a reused idle connection that turned out dead is told from one that died at work (`_Protocol`, `StaleConnection`);
+- an error says whether the request may have reached the upstream (`_meaning`).
+
+Not public in aiohttp: `StreamReader._read_nowait`, `TCPConnector._factory`, and `ResponseHandler` with its `_payload`.
+They are the same in 3.11 to 3.14; a version that changes them fails in `tests/gateway/test_transport.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import io
+import ssl
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import httpx
+from aiohttp.client_proto import ResponseHandler
+from httpx_aiohttp import AiohttpTransport
+from multidict import CIMultiDict
+from yarl import URL
+
+_READ_AHEAD = 2**16
+"""Twice this much of an answer is read ahead of a slow client; aiohttp's own 256 KiB are a lot for 10,000 streams."""
+
+_ONE_WRITE = 2**20
+"""A longer body is written piece by piece, so that it holds up neither the loop nor a cancellation."""
+
+
+class StaleConnection(httpx.RemoteProtocolError):
+    """A reused idle connection closed before any byte of the answer came: most likely the upstream had left it before
+    the request was sent, so one retry is right. It gets a new connection, as all that were idle are now distrusted."""
+
+
+class _Stale(aiohttp.ServerDisconnectedError):
+    """`StaleConnection` on its way through aiohttp."""
+
+
+def _meaning(error: Exception) -> httpx.TransportError:
+    """Say in httpx's words what happened. Whatever isn't surely unsent counts as sent."""
+    match error:
+        # the request was not sent
+        case aiohttp.ConnectionTimeoutError():
+            return httpx.ConnectTimeout("no connection in time")
+        case aiohttp.ClientConnectorError():  # name lookup, refusal, TLS
+            return httpx.ConnectError(str(error.os_error))
+        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
+            return httpx.UnsupportedProtocol("not a URL that HTTP can ask")
+        case ValueError():
+            return httpx.LocalProtocolError(str(error))
+        # it was, or may have been
+        case _Stale():
+            return StaleConnection("the idle connection was closed")
+        case aiohttp.ServerTimeoutError():
+            return httpx.ReadTimeout("nothing to read in time")
+        case aiohttp.ServerDisconnectedError():
+            return httpx.RemoteProtocolError("the connection was closed without a complete answer")
+        case aiohttp.ClientResponseError():
+            return httpx.RemoteProtocolError("the answer is not HTTP")
+        case aiohttp.ClientPayloadError():
+            return httpx.RemoteProtocolError(str(error))
+        case _:
+            return httpx.ReadError(str(error) or type(error).__name__)
+
+
+@functools.cache
+def _verified() -> ssl.SSLContext:
+    """Certificates are checked against `SSL_CERT_FILE` or `SSL_CERT_DIR` if set, else certifi's. Reading them takes
+    20 ms, so all upstreams share them."""
+    return httpx.create_ssl_context()
+
+
+class _Pool(aiohttp.TCPConnector):
+    """The connections to one upstream, without a limit: who may send is decided before the transport is asked."""
+
+    generation = 0
+    """Goes up when an idle connection turned out dead; connections of an earlier one are not used again."""
+
+    def __init__(self, context: ssl.SSLContext, keepalive_s: float) -> None:
+        super().__init__(limit=0, ssl=context, keepalive_timeout=keepalive_s)
+        self._factory: Any = functools.partial(_Protocol, asyncio.get_running_loop(), self)
+
+
+class _Protocol(ResponseHandler):
+    """A connection that knows whether it was used before, and whether it was answered since it was used again."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pool: _Pool) -> None:
+        super().__init__(loop)
+        self._pool = pool
+        self._generation = pool.generation
+        self._uses = 0
+        self._answered = False
+
+    def set_response_params(self, **params: Any) -> None:
+        """aiohttp calls it when a request takes the connection."""
+        self._uses += 1
+        self._answered = False
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        self._answered = True
+        super().data_received(data)
+
+    def set_exception(self, exc: BaseException, *cause: Any) -> None:
+        lost = isinstance(exc, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+        if lost and self._uses > 1 and not self._answered:
+            self._pool.generation += 1
+            exc = _Stale(str(exc))
+        super().set_exception(exc, *cause)
+
+    def is_connected(self) -> bool:
+        """aiohttp asks it before it reuses the connection. One that has spoken while idle must not be reused: what it
+        said would be taken for the answer to the next request, which may be another user's."""
+        return super().is_connected() and not self.should_close and self._generation == self._pool.generation
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        payload = self._payload
+        if exc is not None:  # aiohttp takes even a reset for the end of a body that ends with its connection
+            _break_off(payload, aiohttp.ClientOSError(*exc.args))
+        super().connection_lost(exc)
+        _break_off(payload, aiohttp.ClientPayloadError("the body is not HTTP"))  # aiohttp would let a reader wait
+
+    def close(self) -> None:
+        _break_off(self._payload, aiohttp.ClientConnectionError("the connection was closed"))  # here too
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.transport.abort()  # aiohttp would go on sending what was cancelled
+        super().close()
+
+
+def _break_off(payload: aiohttp.StreamReader | None, error: aiohttp.ClientError) -> None:
+    """End a body with an error, unless it has ended already."""
+    if payload is not None and not payload.is_eof() and payload.exception() is None:
+        payload.set_exception(error)
+
+
+class _Body(httpx.AsyncByteStream):
+    """An answer's body, in the pieces in which it arrives.
+
+    After an error aiohttp's reader keeps to itself what it has buffered. Left so, an upstream that dies in mid-stream
+    would look as if it had died before its first byte, and the request would be retried and paid twice.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        content = self._response.content
+        try:
+            data = await content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            data = content._read_nowait(-1)  # the error stays in `content` and comes next time
+            if not data:
+                self._response.close()
+                raise _meaning(error) from error
+        except BaseException:
+            self._response.close()
+            raise
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+    async def aclose(self) -> None:
+        """Close the connection, unless all of the answer is here: then the pool has it already."""
+        self._response.close()
+
+
+class Transport(AiohttpTransport):
+    """The connections to one upstream. Made inside the running loop, closed by `aclose()`.
+
+    What it is given is what is sent, and what came is what it gives: no header is invented, no cookie kept, no redirect
+    followed, nothing decompressed, no proxy taken from the environment. Of `extensions["timeout"]` it obeys `connect`,
+    which spans from the name lookup to the end of the TLS handshake, and `read`. All other waiting is the caller's to
+    bound: cancelling a request or a read closes its connection.
+    """
+
+    def __init__(self, *, verify: ssl.SSLContext | bool = True, keepalive_s: float = 30.0) -> None:
+        super().__init__(verify=_verified() if verify is True else verify)
+        self._session = self.client = aiohttp.ClientSession(
+            connector=_Pool(self.ssl_context, keepalive_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=_READ_AHEAD,
+            max_field_size=2**16,
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        encoding = request.headers.encoding
+        headers = CIMultiDict((name.decode(encoding), value.decode(encoding)) for name, value in request.headers.raw)
+        body: Any
+        try:
+            body = request.content or None
+            if body is not None and len(body) > _ONE_WRITE:
+                body = io.BytesIO(body)
+        except httpx.RequestNotRead:
+            body = request.stream
+            headers.popall("transfer-encoding", None)  # aiohttp writes its own
+        timeout = request.extensions.get("timeout", {})
+        try:
+            response = await self._session.request(
+                request.method,
+                URL(str(request.url), encoded=True),
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(connect=timeout.get("connect"), sock_read=timeout.get("read")),
+            )
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _meaning(error) from error
+        return httpx.Response(
+            response.status,
+            headers=response.raw_headers,
+            stream=_Body(response),
+            request=request,
+            extensions={"http_version": b"HTTP/1.1", "reason_phrase": (response.reason or "").encode()},
+        )

@@ -1,0 +1,202 @@
+"""Asking an upstream: the request that it gets, and what became of it, in our own errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterable
+from functools import lru_cache
+from urllib.parse import quote, urlencode
+
+import httpx
+
+from ..config import Upstream
+from ..errors import NO_RETRY, UpstreamFailure
+from ..presets import DEPLOYMENT_PATHS
+from ..routing import Route
+from .sandbox import Sandbox
+from .transport import StaleConnection, Transport
+
+Headers = list[tuple[bytes, bytes]]
+
+HOP_BY_HOP = frozenset(
+    {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te"}
+    | {b"trailer", b"trailers", b"transfer-encoding", b"upgrade"}
+)
+"""RFC 9110 §7.6.1: they are between two neighbours, not end to end."""
+
+KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
+"""Where clients put their key; none of them is ever forwarded."""
+
+_NOT_FORWARDED = HOP_BY_HOP | frozenset(
+    {*KEY_HEADERS, b"host", b"cookie", b"forwarded", b"x-user-id", b"x-plan-id", b"x-real-ip", b"accept-encoding"}
+    | {b"content-length", b"content-encoding", b"expect", b"via"}
+)
+_NOT_FORWARDED_PREFIXES = (b"x-forwarded-", b"x-llmgate-")
+
+_NOT_RETURNED = HOP_BY_HOP | frozenset({b"content-length", b"x-request-id"})
+_NOT_RETURNED_PREFIXES = (b"x-ratelimit-", b"x-llmgate-")
+
+RETRIABLE = frozenset({408, 429, 500, 502, 503, 504, 529})
+"""Statuses after which another try may go better; none of them was billed."""
+
+OUR_SECRET_REFUSED = frozenset({401, 402, 403, 407})
+"""Statuses that are between llmgate and the upstream: the secret, or the admin's money there."""
+
+
+class Answer:
+    """An upstream's answer whose head, and in a stream the first piece, has arrived."""
+
+    __slots__ = ("_iterator", "_response", "headers", "route", "status")
+
+    def __init__(self, response: httpx.Response, route: Route) -> None:
+        self._response = response
+        self._iterator: AsyncIterator[bytes] | None = None
+        self.status = response.status_code
+        self.headers: Headers = response.headers.raw
+        self.route = route
+
+    def header(self, name: str) -> str:
+        found: str = self._response.headers.get(name, "")
+        return found
+
+    @property
+    def is_stream(self) -> bool:
+        return self.header("content-type").lower().startswith("text/event-stream")
+
+    async def piece(self) -> bytes:
+        """The next bytes as they came; empty at the end. Raises UpstreamFailure where the answer breaks off."""
+        if self._iterator is None:
+            assert isinstance(self._response.stream, httpx.AsyncByteStream)
+            self._iterator = aiter(self._response.stream)
+        try:
+            return await anext(self._iterator)
+        except StopAsyncIteration:
+            return b""
+        except httpx.TransportError as error:
+            raise UpstreamFailure("the upstream broke off in the middle of its answer", reached=True) from error
+
+    async def whole(self) -> bytes:
+        """The rest of the body."""
+        pieces = []
+        while piece := await self.piece():
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def close(self) -> None:
+        await self._response.aclose()
+
+
+def transport_for(upstream: Upstream) -> httpx.AsyncBaseTransport:
+    return Sandbox() if upstream.preset == "sandbox" else Transport()
+
+
+def request_headers(client: Iterable[tuple[bytes, bytes]], upstream: Upstream) -> Headers:
+    """The client's headers, less what is between it and us, plus the upstream's secret and own headers."""
+    client = list(client)
+    named = {token.strip().lower() for name, value in client if name == b"connection" for token in value.split(b",")}
+    own = {name.lower().encode() for name in upstream.headers}
+    headers = [
+        (name, value)
+        for name, value in client
+        if name not in _NOT_FORWARDED
+        and name not in named
+        and name not in own
+        and not name.startswith(_NOT_FORWARDED_PREFIXES)
+    ]
+    headers.append((b"accept-encoding", b"identity"))
+    headers += [(name.encode(), value.encode()) for name, value in upstream.headers.items()]
+    if upstream.secret is not None and upstream.auth in ("bearer", "header"):
+        secret = upstream.secret.reveal()
+        value = f"Bearer {secret}" if upstream.auth == "bearer" else secret
+        headers.append((upstream.auth_name.encode(), value.encode()))
+    return headers
+
+
+def answer_headers(answer: Answer) -> Headers:
+    """The upstream's headers, less what llmgate answers for itself."""
+    return [
+        (lowered, value)
+        for name, value in answer.headers
+        if (lowered := name.lower()) not in _NOT_RETURNED and not lowered.startswith(_NOT_RETURNED_PREFIXES)
+    ]
+
+
+@lru_cache(maxsize=1024)
+def _url(base_url: str, path: str, query: str) -> httpx.URL:
+    """Parsed once: a URL is the same for every request of an endpoint."""
+    return httpx.URL(f"{base_url}{path}{'?' if query else ''}{query}")
+
+
+def url_for(route: Route, path: str, client_query: str) -> httpx.URL:
+    """Where an endpoint's `path` (`/chat/completions`) is at an upstream."""
+    upstream = route.upstream
+    base = upstream.base_url or "http://sandbox.invalid/v1"
+    if upstream.deployments and path in DEPLOYMENT_PATHS:
+        base += f"/deployments/{quote(route.model, safe='')}"
+    own = dict(upstream.query)
+    if upstream.auth == "query" and upstream.secret is not None:
+        own[upstream.auth_name] = upstream.secret.reveal()
+    kept = "&".join(pair for pair in client_query.split("&") if pair and pair.partition("=")[0] not in (*own, "key"))
+    return _url(base, path, "&".join(part for part in (kept, urlencode(own)) if part))
+
+
+async def ask(
+    transport: httpx.AsyncBaseTransport, route: Route, url: httpx.URL, headers: Headers, body: bytes
+) -> Answer:
+    """Send one request and wait for the head of its answer.
+
+    Raises UpstreamFailure; its `reached` is False where the request never got there, so that trying again is safe.
+    """
+    upstream = route.upstream
+    request = httpx.Request(
+        "POST",
+        url,
+        headers=headers,
+        content=body,
+        extensions={"timeout": {"connect": upstream.timeout.connect}},
+    )
+    try:
+        response = await transport.handle_async_request(request)
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
+        raise UpstreamFailure(f"upstream {upstream.name} can't be reached", reached=False) from error
+    except StaleConnection as error:
+        raise UpstreamFailure(f"upstream {upstream.name} closed an idle connection", reached=False) from error
+    except httpx.TransportError as error:
+        raise UpstreamFailure(f"upstream {upstream.name} broke off before it answered", reached=True) from error
+    return Answer(response, route)
+
+
+def check(answer: Answer) -> None:
+    """Raises UpstreamFailure `upstream_auth` where the upstream refuses llmgate, not the client."""
+    if answer.status in OUR_SECRET_REFUSED:
+        raise UpstreamFailure(
+            f"upstream {answer.route.upstream.name} refused the gateway's own credentials or credit "
+            f"(HTTP {answer.status}): the admin must look at it",
+            code="upstream_auth",
+            headers=NO_RETRY,
+            reached=True,
+        )
+    encoding = answer.header("content-encoding").lower()
+    if encoding not in ("", "identity"):
+        raise UpstreamFailure(
+            f"upstream {answer.route.upstream.name} answered in the encoding {encoding!r}, although asked not to",
+            reached=True,
+        )
+
+
+_RETRY_AFTER = re.compile(r"\d{1,6}(\.\d+)?")
+
+TRIES_PER_ROUTE = 3
+RETRY_BUDGET_S = 30.0
+"""No new try is begun after this long: the client's own patience is not unlimited."""
+
+MOST_PATIENT_S = 10.0
+"""An upstream that asks for a longer pause is not asked again: the client is told instead."""
+
+
+def pause_before_retry(answer: Answer | None, tries: int) -> float | None:
+    """How long to wait before the next try: what the upstream says, else a growing pause. None: don't try again."""
+    said = answer.header("retry-after") if answer else ""
+    if _RETRY_AFTER.fullmatch(said):
+        return float(said) if float(said) <= MOST_PATIENT_S else None
+    return 0.25 * 2.0**tries

@@ -1,0 +1,56 @@
+"""The daemon's log: one line per request and per event worth telling, as text or JSON, to stderr and perhaps a file."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .clock import rfc3339
+from .errors import ConfigError
+
+
+class Text(logging.Formatter):
+    """`2026-11-20T10:00:00.123Z info llmgate.request 200 alice chat gpt-4o 12+40 tokens 531 ms req_…`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{rfc3339(int(record.created * 1000))} {record.levelname.lower()} {record.name} {record.getMessage()}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class Json(logging.Formatter):
+    """One object per line; a request's fields stand at its top level."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": rfc3339(int(record.created * 1000)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            **getattr(record, "request", {"message": record.getMessage()}),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(fields).decode()
+
+
+FORMATS: dict[str, type[logging.Formatter]] = {"text": Text, "json": Json}
+
+
+def set_up(level: str, style: str, file: Path | None) -> None:
+    """Send everything of llmgate's, and warnings of others, to stderr and to `file`, which may be rotated away."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if file is not None:
+        try:
+            handlers.append(WatchedFileHandler(file, encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"the log {file} can't be written ({error.strerror}): change [log] file") from error
+    for handler in handlers:
+        handler.setFormatter(FORMATS[style]())
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    logging.getLogger("llmgate").setLevel(level.upper())

@@ -1,0 +1,231 @@
+"""Model → routes and prices: who may answer for a name, what they bill for it, and what the account pays.
+
+Pure: a config's upstreams and models and the price catalogue in, a `Target` out. Nothing here remembers anything; the
+daemon keeps what was resolved for as long as its config and the day last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import NamedTuple
+
+import msgspec
+
+from . import catalogue
+from .catalogue import Listed
+from .config import Config, ModelTable, Upstream
+from .errors import Refusal
+from .money import to_nano
+from .names import MODEL
+from .pricing import Price, price_of, rates
+from .types import METERS, CostSource
+
+SANDBOX_MODELS = ("echo", "slow", "embed")
+"""What the sandbox is listed with; it answers to any name."""
+
+
+class Tariff(NamedTuple):
+    """What a route's requests cost and are charged."""
+
+    cost: Price
+    source: CostSource
+    charge: Price | None
+    """None: charged at cost."""
+    service_tiers: Mapping[str, Price]
+    """Costs by service tier, where the vendor prices it apart."""
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to get an answer."""
+
+    upstream: Upstream
+    model: str
+    """What this upstream calls it."""
+    tariff: Tariff
+    context_window: int | None
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model's name means."""
+
+    model: str
+    names: tuple[str, ...]
+    """Every name it goes by: as asked for, and as `upstream/model` of each route."""
+    routes: tuple[Route, ...]
+    """In the order in which they are tried."""
+    max_output: int
+
+
+class _Place(NamedTuple):
+    """An upstream and what it calls the model."""
+
+    upstream: Upstream
+    model: str
+
+
+def resolve(config: Config, upstreams: Mapping[str, Upstream], model: str, date: str, format: str = "openai") -> Target:  # noqa: A002
+    """Where a model is served and at what price, on a date (`YYYY-MM-DD`).
+
+    Raises Refusal `model_not_found` or `model_not_priced`, with the line that an admin would write to cure it.
+    """
+    if not MODEL.fullmatch(model):
+        raise Refusal("a model's name has letters, digits and . _ : @ / - only", param="model")
+    table = config.models.get(model)
+    places = _places(upstreams, model, table, format)
+    routes = tuple(_route(config, model, place, date) for place in places)
+    own = table or next((entry for place in places if (entry := _entry(config, place))), None)
+    return Target(
+        model=model,
+        names=(model, *(name for place in places if (name := f"{place.upstream.name}/{place.model}") != model)),
+        routes=routes,
+        max_output=(own.max_output if own else None) or config.defaults.max_output,
+    )
+
+
+def _places(
+    upstreams: Mapping[str, Upstream],
+    model: str,
+    table: ModelTable | None,
+    format: str,  # noqa: A002
+) -> list[_Place]:
+    """Who serves a model: its own routes; else `upstream/model`; else whom the catalogue knows; else the only one."""
+    if table and table.routes:
+        return [_Place(upstreams[route.upstream], route.model or model) for route in table.routes]
+    name, slash, rest = model.partition("/")
+    if slash and rest and name in upstreams:
+        return [_Place(upstreams[name], rest)]
+    speaking = [upstream for upstream in upstreams.values() if upstream.format == format]
+    provider = catalogue.provider_of(model)
+    if provider:
+        known = [upstream for upstream in speaking if upstream.catalogue == provider]
+        known = known or [
+            upstream for upstream in speaking if upstream.catalogue and catalogue.lists(model, upstream.catalogue)
+        ]
+        if known:
+            return [_Place(known[0], model)]
+    if len(speaking) == 1:
+        return [_Place(speaking[0], model)]
+    raise Refusal(
+        f"no upstream is known to serve {model!r}: ask for it as UPSTREAM/{model}, or the admin adds "
+        f"[models.{_quoted(model)}] with routes to llmgate.toml",
+        code="model_not_found",
+        param="model",
+    )
+
+
+def _entry(config: Config, place: _Place) -> ModelTable | None:
+    """The `[models]` entry that a place belongs to, whatever name it was asked by: no alias gets round its price.
+
+    That is the entry of the upstream's own name for the model, or one that routes there.
+    """
+    if place.model in config.models and not config.models[place.model].routes:
+        return config.models[place.model]
+    for name, table in config.models.items():
+        for route in table.routes:
+            if route.upstream == place.upstream.name and (route.model or name) == place.model:
+                return table
+    return None
+
+
+def _route(config: Config, model: str, place: _Place, date: str) -> Route:
+    table = config.models.get(model) or _entry(config, place)
+    upstream = place.upstream
+    listed = _listed(upstream, place.model, date)
+    charge_table = (table.price if table else None) or upstream.price
+    cost_table = (table.cost if table else None) or upstream.cost
+    charge = price_of(charge_table) if charge_table is not None else _flat(config.defaults.flat_rate)
+    if cost_table is not None:
+        tariff = Tariff(price_of(cost_table), CostSource.CONFIG, charge, {})
+    elif listed:
+        tariff = Tariff(listed.price, CostSource.CATALOGUE, charge, listed.service_tiers)
+    elif charge_table is not None:
+        # The price is also the cost where nobody says otherwise; then charging at cost says it once.
+        tariff = Tariff(price_of(charge_table), CostSource.CONFIG, None, {})
+    else:
+        raise _unpriced(model, place, known=table is not None or catalogue.provider_of(place.model) is not None)
+    return Route(
+        upstream=upstream,
+        model=place.model,
+        tariff=tariff,
+        context_window=listed.context_window if listed else None,
+    )
+
+
+def _listed(upstream: Upstream, model: str, date: str) -> Listed | None:
+    """What the catalogue says of a model at this upstream.
+
+    An upstream of unknown kind is looked up by its address, then by the model's name alone: a proxy in front of a
+    vendor bills as the vendor does. A local server is never looked up: its electricity has no list price.
+    """
+    if upstream.catalogue:
+        return catalogue.find(model, upstream.catalogue, date)
+    if upstream.preset:
+        return None
+    return catalogue.find(model, catalogue.provider_at(upstream.base_url), date)
+
+
+def _flat(rate: Decimal | None) -> Price | None:
+    return None if rate is None else Price(input=to_nano(rate), output=to_nano(rate))
+
+
+def _unpriced(model: str, place: _Place, *, known: bool) -> Refusal:
+    cure = (
+        f'the admin adds `price = {{ input = …, output = … }}` (or "free") under [models.{_quoted(model)}] '
+        f"or [upstreams.{place.upstream.name}] in llmgate.toml"
+    )
+    if known:
+        return Refusal(f"{model!r} has no price: {cure}", code="model_not_priced", param="model")
+    return Refusal(
+        f"{model!r} is not known: it is in no [models] entry and in no price catalogue; if it is right, {cure}",
+        code="model_not_found",
+        param="model",
+    )
+
+
+def _quoted(model: str) -> str:
+    """A model's name as a TOML key."""
+    return model if model.replace("-", "").replace("_", "").isalnum() else f'"{model}"'
+
+
+class Listing(NamedTuple):
+    """One line of `llmgate models` and of `GET /v1/models`; rates in nano-USD per 1M, of what the account pays."""
+
+    model: str
+    upstream: str
+    input: int
+    output: int
+    cached_input: int
+    free: bool
+
+
+def listing(config: Config, upstreams: Mapping[str, Upstream], date: str) -> Iterator[Listing]:
+    """Every model that can be asked for by name and has a price: own entries first, then each upstream's list."""
+    seen = set()
+    for name in config.models:
+        yield from _lines(config, upstreams, name, date)
+        seen.add(name)
+    for upstream in upstreams.values():
+        for name in _names(upstream):
+            asked = name if name not in seen else f"{upstream.name}/{name}"
+            seen.add(name)
+            yield from _lines(config, upstreams, asked, date)
+
+
+def _names(upstream: Upstream) -> list[str]:
+    if upstream.preset == "sandbox":
+        return [f"{upstream.name}/{name}" for name in SANDBOX_MODELS]
+    return (
+        [name for name in catalogue.models(upstream.catalogue) if MODEL.fullmatch(name)] if upstream.catalogue else []
+    )
+
+
+def _lines(config: Config, upstreams: Mapping[str, Upstream], model: str, date: str) -> Iterator[Listing]:
+    try:
+        target = resolve(config, upstreams, model, date)
+    except Refusal:
+        return  # a name that nobody could use is no offer
+    for route in target.routes:
+        price = route.tariff.charge or route.tariff.cost
+        rate = dict(zip(METERS, rates(price, 0), strict=True))
+        yield Listing(model, route.upstream.name, rate["input"], rate["output"], rate["cached_input"], price.free)

@@ -1,0 +1,196 @@
+"""The daemon: builds everything, listens, serves until it is told to stop, and leaves nothing half-done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypercorn.asyncio import serve as hypercorn_serve
+from hypercorn.config import Config as HypercornConfig
+
+from . import logs
+from .config import Resolved, Server, split_bind
+from .errors import ConfigError, LlmgateError
+from .gateway.app import App
+from .gateway.pipeline import Gateway
+from .gateway.writer import Writer
+from .store import holds
+from .store.db import Database
+from .store.workers import Worker
+
+log = logging.getLogger("llmgate.server")
+
+BACKLOG = 2048
+
+KEEP_ALIVE_S = 75.0
+"""Longer than clients' pools keep a connection, so that it is they who close it, not we under their next request."""
+
+UNREAD_S = 90
+"""The kernel gives up a connection whose client takes no byte for this long (Linux)."""
+
+LEAVE_S = 5.0
+"""What connections get beyond the grace of their requests, to send the last bytes."""
+
+
+def listen(bind: str) -> socket.socket:
+    """A listening socket. Raises ConfigError where the address is taken or not ours."""
+    host, port = split_bind(bind)
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"can't listen on {bind}: {error.strerror or error}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_S * 1000)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"can't listen on {bind}: {(error.strerror or str(error)).lower()}; choose another with --bind"
+        ) from error
+    return listener
+
+
+def address_of(listener: socket.socket, server: Server) -> str:
+    """The base address under which a listener is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"{'https' if server.certfile else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def serve(
+    resolved: Resolved,
+    database: Path,
+    listener: socket.socket,
+    *,
+    reload: Callable[[], Resolved],
+    ready: Callable[[holds.Recovered], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT. A second one ends the streams that are still running at once.
+
+    `reload` reads the config anew (SIGHUP); `ready` is told once requests are answered. Raises LlmgateError where it
+    can't begin.
+    """
+    config = resolved.config
+    log_file = config.log.file or os.environ.get("PROXY_LOG_PATH")
+    logs.set_up(config.log.level, config.log.format, Path(log_file) if log_file else None)
+    _check_tls(config.server)
+    with Database(database, actor="serve") as store, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        worker = Worker(database)
+        try:
+            with store.write() as tx:
+                worker.register(tx)
+                recovered = holds.recover(tx, database, config.accounting.interrupted)
+            if recovered.holds:
+                log.warning("%d requests were cut off by a crash: booked as interrupted", recovered.holds)
+            runner.run(_run(resolved, store, worker, listener, reload, lambda: ready(recovered)))
+        finally:
+            listener.close()
+            worker.close()
+
+
+async def _run(
+    resolved: Resolved,
+    store: Database,
+    worker: Worker,
+    listener: socket.socket,
+    reload: Callable[[], Resolved],
+    ready: Callable[[], None],
+) -> None:
+    config = resolved.config
+    writer = Writer(store.path, durable=config.accounting.durability == "full")
+    gateway = Gateway(config, resolved.upstreams, store, writer, worker.id)
+    stopping = asyncio.Event()
+    _on_signals(gateway, stopping, reload)
+    sweeper = asyncio.create_task(gateway.sweep())
+    grace = asyncio.create_task(_grace(gateway, stopping, config.server.shutdown_grace))
+
+    async def until_stopped() -> None:
+        ready()
+        await stopping.wait()
+
+    try:
+        # hypercorn's types know its own messages only; ours are the dictionaries that ASGI defines.
+        app: Any = App(gateway)
+        await hypercorn_serve(app, _hypercorn(config.server, listener), shutdown_trigger=until_stopped, mode="asgi")
+    finally:
+        for task in (sweeper, grace):
+            task.cancel()
+        await gateway.close()
+        await writer.close()
+
+
+def _on_signals(gateway: Gateway, stopping: asyncio.Event, reload: Callable[[], Resolved]) -> None:
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if stopping.is_set():
+            gateway.interrupt_all()
+        stopping.set()
+
+    def again() -> None:
+        try:
+            fresh = reload()
+        except LlmgateError as error:
+            log.error("the config was not reloaded, the old one stays: %s", error.message)  # noqa: TRY400
+        else:
+            gateway.reload(fresh.config, fresh.upstreams)
+            log.info("the config was reloaded: %d upstreams", len(fresh.upstreams))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, again)
+
+
+async def _grace(gateway: Gateway, stopping: asyncio.Event, grace_s: float) -> None:
+    """Once stopping: let requests end, but not for ever."""
+    await stopping.wait()
+    log.info("stopping: %d requests in flight", len(gateway.in_flight))
+    await asyncio.sleep(grace_s)
+    gateway.interrupt_all()
+
+
+def _hypercorn(server: Server, listener: socket.socket) -> HypercornConfig:
+    config = HypercornConfig()
+    config.bind = [f"fd://{listener.fileno()}"]
+    config.certfile = server.certfile
+    config.keyfile = server.keyfile
+    config.accesslog = None  # it would print query strings
+    config.errorlog = logging.getLogger("llmgate.hypercorn")
+    config.errorlog.setLevel(logging.WARNING)
+    config.backlog = BACKLOG
+    config.keep_alive_timeout = KEEP_ALIVE_S
+    config.keep_alive_max_requests = 10**9
+    config.graceful_timeout = server.shutdown_grace + LEAVE_S
+    config.h11_max_incomplete_size = 64 * 1024
+    config.include_server_header = False
+    config.include_date_header = False
+    return config
+
+
+def _check_tls(server: Server) -> None:
+    if server.certfile is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(server.certfile, server.keyfile)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"[server] certfile {server.certfile} can't be used: {error}") from error
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one: it serves about half as many requests again."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,79 @@
+"""JSON bodies, read without trusting that everybody reads them the same.
+
+Only the top level is taken apart; each value stays the exact bytes that the client sent, so that a body in which one
+field is changed differs from the original in that field alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ..errors import Refusal
+
+Fields = dict[str, msgspec.Raw]
+"""A body's top level: name → the value's own bytes."""
+
+_top = msgspec.json.Decoder(Fields)
+
+
+def read(body: bytes, known: frozenset[str]) -> Fields:
+    """The top level of a JSON object.
+
+    `known` are the fields that llmgate reads. Parsers disagree on which of two equal names counts, and some ignore
+    case, so a known name that comes twice, or in other letters, is refused: what was quoted must be what is served.
+    Raises Refusal `invalid_request`.
+    """
+    try:
+        fields = _top.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refusal(f"the body is not a JSON object: {error}") from error
+    for name in fields:
+        if name not in known and name.lower() in known:
+            raise Refusal(f"the field {name!r} is written {name.lower()!r}", param=name.lower())
+    # A name can only come twice if its text is there twice, or if it is written with escapes.
+    if b"\\u" in body or any(body.count(b'"%b"' % name.encode()) > 1 for name in fields if name in known):
+        _refuse_twins(body, known)
+    return fields
+
+
+def _refuse_twins(body: bytes, known: frozenset[str]) -> None:
+    """The slow and certain way: `json` shows every pair of an object, the top level's last."""
+    last: list[tuple[str, Any]] = []
+
+    def pairs(found: list[tuple[str, Any]]) -> None:
+        nonlocal last
+        last = found
+
+    try:
+        json.loads(body, object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        raise Refusal("the body is not a JSON object, or is nested too deeply") from error
+    seen = set()
+    for name, _ in last:
+        if name in known and name in seen:
+            raise Refusal(f"the field {name!r} comes twice", param=name)
+        seen.add(name)
+
+
+def value(fields: Fields, name: str) -> Any:
+    """A field's value; None where it is absent or null. Raises Refusal `invalid_request` where it can't be read."""
+    raw = fields.get(name)
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        try:
+            return json.loads(bytes(raw))  # lone surrogates, huge exponents: valid JSON that msgspec won't take
+        except (ValueError, RecursionError) as error:
+            raise Refusal(f"the field {name!r} can't be read", param=name) from error
+
+
+def write(fields: Fields, changes: Mapping[str, Any]) -> bytes:
+    """The body with some fields changed or added; all others keep their bytes."""
+    encoded = {name: msgspec.Raw(msgspec.json.encode(new)) for name, new in changes.items()}
+    return msgspec.json.encode(fields | encoded)
