@@ -182,6 +182,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 UNKNOWN = Preset(
     name="",
+    auth="none",
     output_fields=("n_predict", MAX_COMPLETION, MAX_TOKENS),
     count_fields=("n_cmpl", "n", "best_of"),
 )

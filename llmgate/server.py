@@ -162,7 +162,7 @@ async def _grace(gateway: Gateway, stopping: asyncio.Event, grace_s: float) -> N
 
 def _hypercorn(server: Server, listener: socket.socket) -> HypercornConfig:
     config = HypercornConfig()
-    config.bind = [f"fd://{listener.fileno()}"]
+    config.bind = [f"fd://{os.dup(listener.fileno())}"]  # hypercorn closes what it is given
     config.certfile = server.certfile
     config.keyfile = server.keyfile
     config.accesslog = None  # it would print query strings

@@ -303,6 +303,7 @@ def test_all_that_is_missing_is_named_with_its_key() -> None:
         [upstreams.groq]
         [upstreams.gpu1]
         base_url = "${BASE}"
+        auth = "bearer"
         """
     assert unresolved(text, {"EMPTY": ""}, Path("/etc/llmgate.toml")) == (
         "timezone needs the environment variable ZONE, which is not set",
@@ -375,7 +376,7 @@ def test_secrets_are_not_in_reprs() -> None:
     seen = repr(config) + repr(resolve(config, {})) + repr(conf.known_upstreams(config)) + str(Secret("pw4"))
     assert "pw" not in seen
     with pytest.raises(InvalidConfig) as caught:
-        resolve(parse(f'{text}\nprice = "free"\n[upstreams.y]\nbase_url = "http://h"'), {})
+        resolve(parse(f'{text}\nprice = "free"\n[upstreams.y]\nbase_url = "http://h"\nauth = "bearer"'), {})
     assert "pw" not in "".join(traceback.format_exception(caught.value))
 
 

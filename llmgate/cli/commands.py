@@ -22,8 +22,8 @@ class Entry(NamedTuple):
 COMMANDS: dict[str, tuple[Entry, ...]] = {
     "Start": (
         Entry("init", "init", "Write llmgate.toml."),
-        # Entry("demo", "demo", "…"),
-        # Entry("serve", "serve", "…"),
+        Entry("demo", "demo", "See the whole story in seconds, on the sandbox."),
+        Entry("serve", "serve", "Answer requests until told to stop."),
     ),
     "Who may ask, and who pays": (
         Entry("keys", "keys", "Keys: who may send requests, and which."),

@@ -30,7 +30,7 @@ COLUMNS = (
 )
 
 ENTRIES = (
-    Column("entry", Kind.NUMBER),
+    Column("entry", Kind.ID),
     Column("time", Kind.TIME),
     Column("kind", Kind.WORD),
     Column("amount_usd", Kind.MONEY),
@@ -38,13 +38,13 @@ ENTRIES = (
     Column("balance_usd", Kind.MONEY),
     Column("ref", Kind.TEXT, Show.USED),
     Column("note", Kind.TEXT, Show.USED),
-    Column("reverses", Kind.NUMBER, Show.USED),
+    Column("reverses", Kind.ID, Show.USED),
     Column("expires_at", Kind.TIME, Show.USED),
     Column("actor", Kind.TEXT),
 )
 
 MOVED = (
-    Column("entry", Kind.NUMBER),
+    Column("entry", Kind.ID),
     Column("account", Kind.WORD),
     Column("amount_usd", Kind.MONEY),
     Column("balance_usd", Kind.MONEY),
@@ -107,7 +107,9 @@ def add(
         with db.write() as tx:
             expires_ms = clock.expires_ms(expires, tx.now_ms, db.zone) if expires else None
             moved = ledger.add(tx, user, amount_nano, ref=ref, note=text or None, expires_ms=expires_ms)
-        done = "nothing was added again: this --ref is" if moved.repeated else f"added {dollars(amount_nano)} to {user}:"
+        done = (
+            "nothing was added again, this --ref is" if moved.repeated else f"added {dollars(amount_nano)} to {user}:"
+        )
         _tell(ctx, user.removeprefix("user:"), amount_nano, moved, done)
 
 

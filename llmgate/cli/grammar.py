@@ -59,7 +59,7 @@ def _everywhere(
     ] = None,
     output: Annotated[
         Format | None,
-        _option("--format", field="format", metavar="|".join(Format), text="How data is written; a table unless said otherwise."),
+        _option("--format", field="format", metavar="|".join(Format), text="How data is written [default: table]."),
     ] = None,
     json: Annotated[
         bool,

@@ -151,7 +151,7 @@ class Done(NamedTuple):
 def add(
     ctx: typer.Context,
     user: Annotated[str, typer.Argument(metavar="USER", help="Who it is for; made if new.")],
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Its name [default, default-2, …].")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Its name [default: default].")] = None,
     credits_usd: Annotated[
         str | None, typer.Option("--credits", metavar="USD", help="Add credits to the user as well.")
     ] = None,

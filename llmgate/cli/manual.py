@@ -1,14 +1,14 @@
 """The help of a command as text: plain, in one column of words, as wide as the terminal but no wider than is read well.
 
-    Issue a key; its user is made if new.
+Issue a key; its user is made if new.
 
-    Usage: llmgate keys add [OPTIONS] USER
+Usage: llmgate keys add [OPTIONS] USER
 
-    Options:
-      --name NAME   …
+Options:
+  --name NAME   …
 
-    Examples:
-      llmgate keys add alice
+Examples:
+  llmgate keys add alice
 """
 
 from __future__ import annotations

@@ -15,11 +15,12 @@ from ..store.db import Tx
 UserOption = Annotated[str | None, typer.Option("--user", metavar="USER", help="Only of this user.")]
 TeamOption = Annotated[str | None, typer.Option("--team", metavar="TEAM", help="Only of this team.")]
 KeyOption = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Only of this key: its id or USER/NAME.")]
-ModelOption = Annotated[str | None, typer.Option("--model", metavar="GLOB", help="Only of models that match: 'gpt-4o*'.")]
+ModelOption = Annotated[str | None, typer.Option("--model", metavar="GLOB", help="Only of models that match.")]
 UpstreamOption = Annotated[str | None, typer.Option("--upstream", metavar="NAME", help="Only of this upstream.")]
+UntilOption = Annotated[
+    str | None, typer.Option("--until", metavar="WHEN", help="Until then; a date or a weekday is included.")
+]
 NoteOption = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="A word to yourself.")]
-
-WHEN = "a duration such as 1h or 30d, or a date such as 2026-11-20, today or monday"
 
 
 class Whose(NamedTuple):

@@ -33,6 +33,8 @@ class Kind(Enum):
     """A short text that is never broken: a name, an id."""
     STATE = auto()
     """A word that is coloured by what it says."""
+    ID = auto()
+    """A number that is a name."""
     NUMBER = auto()
     MONEY = auto()
     """nano-USD."""
@@ -65,7 +67,7 @@ class Column(NamedTuple):
     @property
     def right(self) -> bool:
         """Whether its values stand at the right edge."""
-        return self.kind in (Kind.NUMBER, Kind.MONEY)
+        return self.kind in (Kind.ID, Kind.NUMBER, Kind.MONEY)
 
 
 def listing(
@@ -196,8 +198,18 @@ def shown(column: Column, row: Row, zone: ZoneInfo | None) -> str:
         case Kind.LIST:
             return visible(", ".join(str(item) for item in value))
         case Kind.MAP:
-            return visible(", ".join(f"{name}={item}" for name, item in value.items()))
+            return visible(
+                ", ".join(f"{name}={_item(item)}" for name, item in value.items() if not _says_nothing(item))
+            )
     return visible(str(value))
+
+
+def _says_nothing(value: Any) -> bool:
+    return value is None or value is False or value in ("", [], (), {})
+
+
+def _item(value: Any) -> str:
+    return " ".join(str(part) for part in value) if isinstance(value, list) else str(value)
 
 
 def _local(ms: int, zone: ZoneInfo | None) -> str:
@@ -211,14 +223,14 @@ def _table(columns: Sequence[Column], rows: list[Row], zone: ZoneInfo | None, to
     if not rows:
         return
     chosen = [column for column in columns if _belongs(column, rows)]
-    cells = [[shown(column, row, zone) for column in chosen] for row in rows]
+    cells: list[Sequence[str]] = [[shown(column, row, zone) for column in chosen] for row in rows]
     last = [shown(column, total, zone) if column.name in total else "" for column in chosen] if total else None
     table.write(chosen, cells, last)
 
 
 def _belongs(column: Column, rows: list[Row]) -> bool:
     if column.show is Show.USED:
-        return any(row[column.name] not in (None, "", [], (), {}, False) for row in rows)
+        return any(not _says_nothing(row[column.name]) for row in rows)
     return column.show is Show.ALWAYS
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 
 from .. import clock
 from ..store import reports
 from ..store.db import Row as StoreRow
-from ..store.db import Tx
 from .context import open_store
 from .grammar import alone, unknown, verb
 from .options import (
@@ -51,7 +51,7 @@ SUMS = (
 )
 def report(
     ctx: typer.Context,
-    since: Annotated[str, typer.Option("--since", metavar="WHEN", help="From this day on: 30d, monday, a date.")] = "30d",
+    since: Annotated[str, typer.Option("--since", metavar="WHEN", help="From this day on: 30d, a date.")] = "30d",
     until: Annotated[
         str | None, typer.Option("--until", metavar="WHEN", help="Through this day [default: today].")
     ] = None,
@@ -73,9 +73,9 @@ def report(
     groups = _groups(by)
     with open_store(ctx) as db:
         with db.read() as tx:
-            span = period(since, until, tx.now_ms, db.zone, precise=False)
-            days = _days(span, db.zone)
-            rows = [_row(row) for row in reports.report(tx, groups, Whose(user, team, key, model, upstream).filters(tx) | days)]
+            days = _days(period(since, until, tx.now_ms, db.zone, precise=False), db.zone)
+            filters = Whose(user, team, key, model, upstream).filters(tx) | days
+            rows = [_row(groups, row) for row in reports.report(tx, groups, filters)]
         columns = (*(Column(name, Kind.WORD) for name in groups), *SUMS)
         empty = f"nothing was used from {days['since']} to {days['until'] or 'today'}"
         listing(ctx, columns, rows, empty=empty, zone=db.zone, total=_total(groups, rows))
@@ -87,3 +87,31 @@ def _groups(by: list[str] | None) -> list[str]:
         if name not in reports.GROUPS:
             raise unknown("grouping", name, reports.GROUPS, "llmgate report")
     return groups
+
+
+def _days(span: Period, zone: ZoneInfo) -> dict[str, str | None]:
+    """The first and the last day of a period, as roll-ups name them."""
+    assert span.since_ms is not None
+    since = clock.local_day(span.since_ms, zone)
+    if clock.day_start_ms(since, zone) != span.since_ms:
+        note(f"a report counts whole days: it starts with {since}")
+    return {
+        "since": since.isoformat(),
+        "until": clock.day_of(span.until_ms - 1, zone) if span.until_ms is not None else None,
+    }
+
+
+def _row(groups: list[str], row: StoreRow) -> Row:
+    return {
+        **{name: row[name] or None for name in groups},
+        **{name: row[name] for name in ("requests", "input_tokens", "cached_tokens", "output_tokens", "errors")},
+        "tokens": row["input_tokens"] + row["output_tokens"],
+        "cost_usd": row["cost_nano"],
+        "charge_usd": row["charge_nano"],
+    }
+
+
+def _total(groups: list[str], rows: list[Row]) -> Row | None:
+    if len(rows) < 2:
+        return None
+    return {groups[0]: "total"} | {column.name: sum(row[column.name] for row in rows) for column in SUMS}

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import typer
@@ -77,7 +78,7 @@ def _sentence(error: Any) -> str:
     possible = getattr(error, "possibilities", None)
     if option and possible:
         return f"there is no option {option} of `{path}`: did you mean {sorted(possible)[0]}?"
-    text = " ".join(str(error.format_message()).split()).rstrip(".")
+    text = " ".join(str(error.format_message()).replace("Value error, ", "").split()).rstrip(".")
     return f"{text[:1].lower()}{text[1:]}: see `{path} --help`"
 
 
@@ -101,4 +102,4 @@ def _json_wanted(args: Sequence[str]) -> bool:
     words = list(args)
     if "--" in words:
         words = words[: words.index("--")]
-    return "--json" in words or "--format=json" in words or ("--format", "json") in zip(words, words[1:], strict=False)
+    return "--json" in words or "--format=json" in words or ("--format", "json") in pairwise(words)

@@ -153,13 +153,17 @@ def _table(columns: Sequence[Column], widths: Sequence[int], rows: list[Cells], 
     )
     for column, width in zip(columns, widths, strict=True):
         table.add_column(
-            Text(column.title), width=width, overflow="fold", justify="right" if column.right else "left", vertical="top"
+            Text(column.title),
+            width=width,
+            overflow="fold",
+            justify="right" if column.right else "left",
+            vertical="top",
         )
     for row in rows:
         table.add_row(*(_cell(column, cell) for column, cell in zip(columns, row, strict=True)))
     if total:
-        for column, cell in zip(table.columns, total, strict=True):
-            column.footer = Text(cell)
+        for footed, cell in zip(table.columns, total, strict=True):
+            footed.footer = Text(cell)
     return table
 
 

@@ -41,6 +41,13 @@ def rows(tx: Tx, filters: dict[str, Any], *, newest: int | None = None) -> Itera
     yield from reversed(tx.execute(latest, wanted | {"newest": newest}).fetchall())
 
 
+def page(tx: Tx, filters: dict[str, Any], size: int) -> list[Row]:
+    """The first so many rows that pass every filter, by id: `after_id` gives the next ones."""
+    wanted = {name: value for name, value in filters.items() if value is not None}
+    where = " AND ".join(FILTERS[name] for name in wanted) or "1"
+    return tx.execute(f"{_USAGE} WHERE {where} ORDER BY g.id LIMIT :size", wanted | {"size": size}).fetchall()
+
+
 def count(tx: Tx) -> int:
     number: int = tx.value("SELECT count(*) FROM usage")
     return number

@@ -1,0 +1,53 @@
+# llmgate: `make` says what there is.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+JOBS   ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format cover bench docs serve clean
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## See the whole story in seconds: keys, credits, a chat, a stream, the books
+	@$(BIN)/llmgate demo
+
+test: $(READY) lint ## Check the code, then run every test
+	@$(BIN)/pytest -n $(JOBS)
+
+lint: $(READY) ## Check style, types, the floors and the generated parts of the docs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/cog --check README.md docs/*.md
+
+format: $(READY) ## Put the code into its form
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+cover: $(READY) ## Run every test and show what they don't reach
+	@$(BIN)/pytest -n $(JOBS) --cov --cov-report=term-missing:skip-covered
+
+bench: $(READY) ## Measure requests per second beside a bare pass-through
+	@$(BIN)/python -m bench
+
+docs: $(READY) ## Run the commands that the docs show, and write what they print into them
+	@$(BIN)/cog -r README.md docs/*.md
+
+serve: $(READY) ## Start the gateway with the config that is found here
+	@$(BIN)/llmgate serve
+
+clean: ## Remove what was made: the virtual environment, caches, build results
+	rm -rf $(VENV) build dist *.egg-info htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment is made anew whenever the project's description changes.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "llmgate needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

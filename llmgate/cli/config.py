@@ -1,0 +1,121 @@
+"""`llmgate config`: where the config is, what it says, whether it is right."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..config import InvalidConfig, dotted, find_config, resolve, to_toml
+from ..errors import ProblemsFound
+from .context import config_of, loaded, open_any_zone, store_path, zone_problem
+from .grammar import noun, verb
+from .output import Column, Kind, listing, single
+from .session import Format, note, session
+
+app = noun("config", "The config: where it is, what it says, whether it is right.")
+
+OPTIONS = (Column("option"), Column("value"))
+PATHS = (Column("config", Kind.WORD), Column("database", Kind.WORD))
+PROBLEMS = (Column("problem"),)
+
+
+@verb(
+    app,
+    "show",
+    examples="""
+    llmgate config show
+    llmgate config show --format csv
+    """,
+)
+def show(ctx: typer.Context) -> None:
+    """Show the config in effect, as TOML: with the defaults, and without secrets."""
+    text = to_toml(config_of(ctx))
+    match session(ctx).wanted:
+        case Format.TABLE:
+            sys.stdout.write(text)
+        case Format.JSON:
+            json.dump(tomllib.loads(text, parse_float=str), sys.stdout, indent=2)
+            sys.stdout.write("\n")
+        case _:
+            rows = [{"option": name, "value": value} for name, value in _flat(tomllib.loads(text, parse_float=str))]
+            listing(ctx, OPTIONS, rows, empty="")
+
+
+def _flat(value: Any, *path: str | int) -> Iterator[tuple[str, str]]:
+    """Every option with its whole name."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _flat(part, *path, name)
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from _flat(part, *path, number)
+    else:
+        yield dotted(*path), str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@verb(
+    app,
+    "check",
+    examples="""
+    llmgate config check
+    llmgate --config new.toml config check && mv new.toml llmgate.toml
+    """,
+)
+def check(ctx: typer.Context) -> None:
+    """Check the config as `serve` will: every key and value, every reference and secret. Exit code 3 for problems."""
+    source, problems = _problems(ctx)
+    if session(ctx).wanted is Format.JSON:
+        json.dump({"ok": not problems, "config": source, "problems": problems}, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    elif problems:
+        listing(ctx, PROBLEMS, [{"problem": problem} for problem in problems], empty="")
+    if problems:
+        raise ProblemsFound(f"{source}: {'1 problem' if len(problems) == 1 else f'{len(problems)} problems'} found")
+    note(f"{source} is right" if config_of(ctx).path else "there is no config file; what the environment says is right")
+
+
+def _problems(ctx: typer.Context) -> tuple[str, list[str]]:
+    """What the config is called, and everything that is wrong with it."""
+    try:
+        config, env = loaded(ctx)
+    except InvalidConfig as error:
+        return str(find_config(session(ctx).config_file, os.environ, Path.cwd())), list(error.problems)
+    problems: list[str] = []
+    try:
+        resolve(config, env)
+    except InvalidConfig as error:
+        problems.extend(error.problems)
+    problems.extend(_disagreements(ctx))
+    return config.source, problems
+
+
+def _disagreements(ctx: typer.Context) -> Iterator[str]:
+    """What the config says otherwise than the database, if there is one."""
+    if store_path(ctx).exists():
+        with open_any_zone(ctx, create=False) as db:
+            problem = zone_problem(ctx, db)
+        if problem:
+            yield problem
+
+
+@verb(
+    app,
+    "path",
+    examples="""
+    llmgate config path
+    llmgate config path --json
+    """,
+)
+def path(ctx: typer.Context) -> None:
+    """Show which config and which database are in use; one that isn't there yet is shown as well."""
+    config = config_of(ctx)
+    single(ctx, PATHS, {"config": str(config.path) if config.path else None, "database": str(store_path(ctx))})
+    if config.path is None:
+        note("there is no config file: what the environment says is used, and the defaults")

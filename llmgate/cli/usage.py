@@ -1,0 +1,133 @@
+"""`llmgate usage`: the requests that reached an upstream, one by one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from ..store import usage as store
+from ..store.db import Database
+from ..store.db import Row as StoreRow
+from ..types import METERS, Meters, Status
+from .context import open_store
+from .grammar import alone, verb
+from .options import KeyOption, ModelOption, TeamOption, UntilOption, UpstreamOption, UserOption, Whose, period
+from .output import Column, Kind, Row, Show, listing
+from .session import Format, session
+
+app = alone()
+
+NEWEST = 50
+"""How many rows a terminal gets."""
+
+PAGE = 1000
+"""Rows that are read at a time, so that a slow reader of the output never holds the database."""
+
+COLUMNS = (
+    Column("id", Kind.ID, Show.NEVER),
+    Column("time", Kind.TIME),
+    Column("request_id", Kind.WORD, Show.NEVER),
+    Column("user", Kind.WORD, Show.NEVER),
+    Column("team", Kind.WORD, Show.NEVER),
+    Column("key", Kind.WORD),
+    Column("model", Kind.TEXT),
+    Column("upstream", Kind.WORD),
+    Column("format", Kind.WORD, Show.NEVER),
+    Column("input_tokens", Kind.NUMBER),
+    Column("cached_tokens", Kind.NUMBER, Show.USED),
+    Column("cache_write_tokens", Kind.NUMBER, Show.NEVER),
+    Column("output_tokens", Kind.NUMBER),
+    Column("reasoning_tokens", Kind.NUMBER, Show.USED),
+    Column("cost_usd", Kind.MONEY),
+    Column("charge_usd", Kind.MONEY),
+    Column("status", Kind.STATE),
+    Column("source", Kind.WORD, Show.NEVER),
+    Column("cost_source", Kind.WORD, Show.NEVER),
+    Column("overrun", Kind.FLAG, Show.USED),
+    Column("http_status", Kind.ID, Show.NEVER),
+    Column("streamed", Kind.FLAG, Show.NEVER),
+    Column("duration_ms", Kind.NUMBER),
+    Column("ttft_ms", Kind.NUMBER, Show.NEVER),
+    Column("tags", Kind.MAP, Show.USED),
+)
+
+AS_STORED = (
+    *("id", "request_id", "user", "team", "model", "upstream", "format", "status", "source", "cost_source"),
+    *("overrun", "http_status", "streamed", "duration_ms", "ttft_ms"),
+)
+
+
+@verb(
+    app,
+    "usage",
+    examples="""
+    llmgate usage
+    llmgate usage --user alice --since 1h
+    llmgate usage --status error --last 20
+    llmgate usage --since 2026-11-01 --format csv > november.csv
+    """,
+)
+def usage(
+    ctx: typer.Context,
+    user: UserOption = None,
+    team: TeamOption = None,
+    key: KeyOption = None,
+    model: ModelOption = None,
+    upstream: UpstreamOption = None,
+    status: Annotated[
+        Status | None,
+        typer.Option("--status", metavar="|".join(Status), help="Only what ended so.", show_default=False),
+    ] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="WHEN", help="From then on: 1h, 30d, a date.")] = None,
+    until: UntilOption = None,
+    last: Annotated[int | None, typer.Option("--last", metavar="N", min=1, help="Only the newest N.")] = None,
+) -> None:
+    """Show requests one by one, oldest first.
+
+    On a terminal the newest 50; all of them on a pipe, and in every other format than a table.
+    """
+    with open_store(ctx) as db:
+        with db.read() as tx:
+            span = period(since, until, tx.now_ms, db.zone, precise=True)
+            filters = Whose(user, team, key, model, upstream).filters(tx) | {"status": status} | span._asdict()
+        on_terminal = sys.stdout.isatty() and session(ctx).wanted is Format.TABLE
+        newest = last or (NEWEST if on_terminal else None)
+        rows = (_row(row) for row in _rows(db, filters, newest))
+        listing(ctx, COLUMNS, rows, empty="no request that fits", zone=db.zone)
+
+
+def _rows(db: Database, filters: dict[str, Any], newest: int | None) -> Iterator[StoreRow]:
+    """The rows page by page: between two pages nothing is held open."""
+    if newest is not None:
+        with db.read() as tx:
+            yield from list(store.rows(tx, filters, newest=newest))
+        return
+    after: dict[str, Any] = {}
+    while True:
+        with db.read() as tx:
+            page = store.page(tx, filters | after, PAGE)
+        yield from page
+        if len(page) < PAGE:
+            return
+        after = {"after_id": page[-1]["id"]}
+
+
+def _row(row: StoreRow) -> Row:
+    meters = Meters(*(row[name] for name in METERS))
+    return {
+        **{name: row[name] for name in AS_STORED},
+        "time": row["time_ms"],
+        "key": f"{row['user']}/{row['key']}",
+        "input_tokens": meters.input_tokens,
+        "cached_tokens": meters.cached_input,
+        "cache_write_tokens": meters.cache_write + meters.cache_write_1h,
+        "output_tokens": meters.output_tokens,
+        "reasoning_tokens": meters.reasoning,
+        "cost_usd": row["cost_nano"],
+        "charge_usd": row["charge_nano"],
+        "tags": msgspec.json.decode(row["tags"]),
+    }
