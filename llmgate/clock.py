@@ -130,6 +130,12 @@ def day_start_ms(day: date, tz: ZoneInfo) -> int:
     return _moment_ms(datetime(day.year, day.month, day.day, tzinfo=tz))
 
 
+def hour_start_ms(ms: int, tz: ZoneInfo) -> int:
+    """The first instant of the hour that a clock on the wall shows; an hour that comes twice is two hours."""
+    moment = _moment(ms).astimezone(tz)
+    return ms - (moment.minute * 60 + moment.second) * 1000 - moment.microsecond // 1000
+
+
 def rfc3339(ms: int) -> str:
     """An instant as JSON carries it: `2026-11-20T10:00:00.123Z`."""
     return _moment(ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")

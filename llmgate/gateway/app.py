@@ -15,8 +15,9 @@ from ..errors import Failure, LlmgateError, Refusal
 from ..money import usd
 from ..routing import Listing
 from ..store.keys import Caller
+from .exchange import CHAT, EMBEDDINGS, Endpoint
 from .http import Receive, Scope, Send, own_headers, respond
-from .pipeline import CHAT, EMBEDDINGS, Endpoint, Gateway, refuse
+from .pipeline import Gateway, refuse
 from .sandbox import CREATED
 
 log = logging.getLogger("llmgate.server")

@@ -22,11 +22,9 @@ import logging
 import secrets
 import time
 from collections.abc import Coroutine, Mapping
-from enum import StrEnum
 from typing import Any, TypeVar
 
 import httpx
-import msgspec
 
 from .. import quoting, routing
 from ..clock import day_of
@@ -34,18 +32,18 @@ from ..config import Config, Upstream
 from ..errors import LlmgateError, Refusal, UpstreamFailure
 from ..money import usd
 from ..pricing import Price, dearest
-from ..routing import Route, Target
+from ..routing import Route
 from ..store import holds, keys, prices
 from ..store.db import Database, Tx, now_ms
-from ..store.holds import Claim, Hold, Outcome, Settled
+from ..store.holds import Claim, Hold, Settled
 from ..store.keys import Caller
-from ..store.prices import Snapshot
-from ..types import Ask, Meters, Source, Status
+from ..types import Ask
 from ..wire import body as wire_body
 from ..wire import openai
 from ..wire.body import Fields
-from ..wire.openai import LONGEST_TAG, MOST_TAGS, Heard
+from ..wire.openai import LONGEST_TAG, MOST_TAGS
 from . import upstream as up
+from .exchange import Cut, Endpoint, Exchange, Priced, Resolved, outcome_of, why_cut_off
 from .http import (
     Disconnected,
     Receive,
@@ -85,158 +83,6 @@ SWEEP_S = 0.1
 """How often deadlines are looked at: one timer for all requests, rather than one per read."""
 
 
-class Endpoint(msgspec.Struct, frozen=True):
-    """A path that the walk serves."""
-
-    name: str
-    path: str
-    """Below an upstream's base URL."""
-    output: bool
-    """The model writes tokens."""
-
-
-CHAT = Endpoint("chat", "/chat/completions", output=True)
-EMBEDDINGS = Endpoint("embeddings", "/embeddings", output=False)
-
-
-class Cut(StrEnum):
-    """Why a request was cut off from inside."""
-
-    FIRST_BYTE = "first_byte"
-    IDLE = "idle"
-    TOTAL = "total"
-    STALLED = "stalled"
-    GONE = "gone"
-    SHUTDOWN = "shutdown"
-
-
-class Priced(msgspec.Struct, frozen=True):
-    """A route with the snapshots of its prices."""
-
-    route: Route
-    cost: Snapshot
-    charge: Snapshot | None
-    service_tiers: Mapping[str, Snapshot]
-
-
-class Resolved(msgspec.Struct, frozen=True):
-    """A model's name, resolved and priced."""
-
-    target: Target
-    routes: tuple[Priced, ...]
-
-
-class Exchange:
-    """One request in flight: what is known of it, where it stands, and how to cut it off."""
-
-    def __init__(self, request_id: str, endpoint: Endpoint) -> None:
-        self.request_id = request_id
-        self.endpoint = endpoint
-        self.started = time.monotonic()
-        self.user = "-"
-        self.ask: Ask | None = None
-        self.resolved: Resolved | None = None
-        self.hold: Hold | None = None
-        # what became of it upstream
-        self.priced: Priced | None = None
-        self.sent = False
-        """An upstream may have begun to work for it."""
-        self.answer: Answer | None = None
-        self.heard: Heard | None = None
-        self.first_byte_ms: int | None = None
-        self.failure: UpstreamFailure | None = None
-        # what became of it here
-        self.head_sent = False
-        self.client_gone = False
-        self.cut: Cut | None = None
-        self.outcome: Outcome | None = None
-        self.settling: asyncio.Future[Settled | None] | None = None
-        # what is being waited for
-        self.scope: asyncio.Timeout | None = None
-        self.reason = Cut.TOTAL
-        self.deadline = self.total_deadline = float("inf")
-
-    def wait(self, reason: Cut, seconds: float) -> None:
-        """From now on, this is what is waited for, and for how long at most."""
-        self.deadline = time.monotonic() + seconds
-        self.reason = reason
-
-    def interrupt(self, why: Cut) -> None:
-        """Cut the waiting off: what is awaited inside `scope` ends with TimeoutError."""
-        if self.scope is not None and self.cut is None:
-            self.cut = why
-            self.scope.reschedule(asyncio.get_running_loop().time())
-
-    def elapsed_ms(self) -> int:
-        return int((time.monotonic() - self.started) * 1000)
-
-
-def outcome_of(exchange: Exchange) -> Outcome | None:
-    """How a request ended, from what was noted of it; None: no upstream was reached, so there is nothing to settle.
-
-    - A refusal or a failure before anything was delivered costs nothing.
-    - What was delivered is charged: exactly where usage was heard, else as estimated from the text that went by, and
-      never more than the hold's bounds.
-    - A client that leaves before any answer is charged the input, because the upstream has read it.
-    """
-    if not exchange.sent:
-        return None
-    assert exchange.priced is not None
-    route, heard = exchange.priced.route, exchange.heard
-    status = _status(exchange)
-    if heard is not None and heard.usage is not None:
-        meters, source = heard.usage.meters, Source.UPSTREAM
-    elif heard is not None and (heard.text_bytes or status is not Status.ERROR):
-        meters, source = _estimated(exchange, heard.text_bytes), Source.ESTIMATED
-    elif exchange.answer is None and status is Status.CANCELLED:
-        meters, source = _estimated(exchange, 0), Source.ESTIMATED
-    else:
-        meters, source = Meters(), Source.UPSTREAM
-    reported = heard.usage.cost_nano if heard and heard.usage and route.upstream.cost_reported else None
-    tier = heard.service_tier if heard else None
-    return Outcome(
-        status=status,
-        source=source,
-        http_status=_http_status(exchange),
-        meters=meters,
-        upstream=route.upstream.name,
-        upstream_model=route.model,
-        cost=exchange.priced.service_tiers.get(tier or "", exchange.priced.cost),
-        charge=exchange.priced.charge,
-        cost_source=route.tariff.source,
-        reported_cost_nano=reported,
-        duration_ms=exchange.elapsed_ms(),
-        ttft_ms=exchange.first_byte_ms,
-    )
-
-
-def _status(exchange: Exchange) -> Status:
-    heard = exchange.heard
-    if exchange.cut is Cut.SHUTDOWN:
-        return Status.INTERRUPTED
-    if exchange.client_gone and not (exchange.answer is not None and exchange.answer.status >= 300):
-        return Status.CANCELLED
-    if exchange.failure is not None or heard is None or heard.failed or exchange.answer is None:
-        return Status.ERROR
-    return Status.OK
-
-
-def _http_status(exchange: Exchange) -> int | None:
-    if exchange.failure is not None and not exchange.head_sent:
-        return exchange.failure.http_status
-    return exchange.answer.status if exchange.answer is not None else None
-
-
-def _estimated(exchange: Exchange, text_bytes: int) -> Meters:
-    """What likely was consumed, within what the hold set aside."""
-    assert exchange.hold is not None
-    quote, grant = exchange.hold.claim.quote, exchange.hold.grant
-    output = quoting.output_estimate(text_bytes)
-    if grant.output_tokens is not None:
-        output = min(output, grant.output_tokens * quote.choices)
-    return Meters(input=quote.input_estimate, output=output, calls=1)
-
-
 class Gateway:
     """What all requests share. Made inside the running loop, by the server."""
 
@@ -254,7 +100,6 @@ class Gateway:
         self._worker_id = worker_id
         self._zone = database.zone
         self._background: set[asyncio.Future[Any]] = set()
-        self._draining = 0
         self._configure(config, upstreams)
 
     def _configure(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
@@ -408,7 +253,7 @@ class Gateway:
                 else:
                     _listen(exchange, answer, whole)
             except TimeoutError:
-                exchange.failure = _why(exchange)
+                exchange.failure = why_cut_off(exchange)
             except UpstreamFailure as failure:
                 exchange.failure = failure
             settling = self._finish(exchange)
@@ -558,9 +403,7 @@ class Gateway:
             or ask.reasons
             or (heard is not None and (heard.finished or heard.reasoned))
         )
-        if must and self._draining < MOST_DRAINS:
-            self._draining += 1
-            assert exchange.hold is not None
+        if must and sum(other.client_gone for other in self.in_flight) <= MOST_DRAINS:
             return True
         exchange.interrupt(Cut.GONE)
         return False
@@ -606,27 +449,20 @@ class Gateway:
         if not log.isEnabledFor(logging.INFO):
             return
         outcome = exchange.outcome
-        log.info(
-            "%s %s %s %s",
-            status,
-            exchange.user,
-            exchange.endpoint.name,
-            exchange.ask.model if exchange.ask else "-",
-            extra={
-                "request": {
-                    "request_id": exchange.request_id,
-                    "status": status,
-                    "user": exchange.user,
-                    "endpoint": exchange.endpoint.name,
-                    "model": exchange.ask.model if exchange.ask else None,
-                    "upstream": outcome.upstream if outcome else None,
-                    "outcome": outcome.status if outcome else None,
-                    "input_tokens": outcome.meters.input_tokens if outcome else None,
-                    "output_tokens": outcome.meters.output_tokens if outcome else None,
-                    "duration_ms": exchange.elapsed_ms(),
-                }
-            },
-        )
+        request = {
+            "request_id": exchange.request_id,
+            "status": status,
+            "user": exchange.user,
+            "endpoint": exchange.endpoint.name,
+            "model": exchange.ask.model if exchange.ask else "-",
+            "upstream": outcome.upstream if outcome else "-",
+            "outcome": outcome.status if outcome else "refused",
+            "input_tokens": outcome.meters.input_tokens if outcome else 0,
+            "output_tokens": outcome.meters.output_tokens if outcome else 0,
+            "duration_ms": exchange.elapsed_ms(),
+        }
+        line = "{status} {user} {endpoint} {model} {upstream} {outcome} {input_tokens}+{output_tokens} tokens"
+        log.info(f"{line} {{duration_ms}} ms {{request_id}}".format(**request), extra={"request": request})
 
     # ── deadlines ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -660,22 +496,6 @@ def _listen(exchange: Exchange, answer: Answer, whole: bytes) -> None:
             raise UpstreamFailure(
                 f"upstream {answer.route.upstream.name} answered with something that is not JSON", reached=True
             )
-
-
-_SLOW = {
-    Cut.FIRST_BYTE: "didn't begin to answer in time",
-    Cut.IDLE: "stopped in the middle of its answer",
-    Cut.TOTAL: "took longer than a request may take in all",
-}
-
-
-def _why(exchange: Exchange) -> UpstreamFailure:
-    """What a client is told of a request that was cut off."""
-    if exchange.cut is Cut.SHUTDOWN:
-        return UpstreamFailure("the gateway is shutting down: send the request again", code="upstream_unavailable")
-    name = exchange.priced.route.upstream.name if exchange.priced else "?"
-    slow = _SLOW.get(exchange.cut or Cut.TOTAL, "was cut off")
-    return UpstreamFailure(f"upstream {name} {slow}", code="upstream_timeout", reached=True)
 
 
 def _priced(tx: Tx, route: Route) -> Priced:

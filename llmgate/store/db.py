@@ -150,19 +150,24 @@ def _create(path: Path) -> None:
 
 def _migrate(conn: sqlite3.Connection, path: Path) -> int:
     """Bring the schema up to date, at most once between all processes; returns the version it was at before."""
-    version = int(conn.execute("PRAGMA user_version").fetchone()[0])
-    application = int(conn.execute("PRAGMA application_id").fetchone()[0])
-    tables = conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if application != APPLICATION_ID and tables:
+    conn.execute("BEGIN")  # one view: another process may be creating the file at this moment
+    try:
+        version = int(conn.execute("PRAGMA user_version").fetchone()[0])
+        application = int(conn.execute("PRAGMA application_id").fetchone()[0])
+        tables = conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    finally:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
+    if application != APPLICATION_ID and (tables or version):
         raise StorageError(f"{path} is a SQLite database, but not one of llmgate's: choose another file with --db")
     if version > schema.VERSION:
         raise StorageError(
             f"{path} was written by a newer llmgate (schema {version}, this one knows {schema.VERSION}): "
             "upgrade llmgate, or open a backup made before"
         )
+    _log_ahead(conn)
     if version == schema.VERSION:
         return version
-    conn.execute("PRAGMA journal_mode = WAL")
     conn.execute("BEGIN IMMEDIATE")
     try:
         if int(conn.execute("PRAGMA user_version").fetchone()[0]) < schema.VERSION:
@@ -174,6 +179,23 @@ def _migrate(conn: sqlite3.Connection, path: Path) -> int:
         conn.execute("ROLLBACK")
         raise
     return version
+
+
+def _log_ahead(conn: sqlite3.Connection) -> None:
+    """Write to a log (WAL) from now on: a new file doesn't yet, and a backup that was put in place doesn't either.
+
+    SQLite doesn't wait for other connections here, so this does.
+    """
+    give_up = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            conn.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 @contextmanager
@@ -216,10 +238,15 @@ def backup(source: Database, target: Path) -> int:
         raise StorageError(f"{target} exists already: choose another name, a backup never overwrites")
     with _translated(target):
         _create(target)
-        with closing(sqlite3.connect(target)) as copy:
-            source.conn.backup(copy, pages=4096, sleep=0.01)
-            copy.execute("PRAGMA journal_mode = DELETE")
-            verdict = copy.execute("PRAGMA integrity_check").fetchone()[0]
-        if verdict != "ok":
-            raise StorageError(f"the copy at {target} is not sound ({verdict}): the original may be damaged")
+        try:
+            with closing(sqlite3.connect(target)) as copy:
+                # All pages in one step: between steps a write by another process would start it all over.
+                source.conn.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")
+                verdict = copy.execute("PRAGMA integrity_check").fetchone()[0]
+            if verdict != "ok":
+                raise StorageError(f"{source.path} can't be copied soundly ({verdict}): it may be damaged")
+        except BaseException:
+            target.unlink()
+            raise
         return target.stat().st_size

@@ -1,0 +1,191 @@
+"""One request in flight: what is known of it, and how that becomes its outcome.
+
+The walk only notes what happens; what it means is decided here, by `outcome_of`, for every way in which a request can
+end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from .. import quoting
+from ..errors import UpstreamFailure
+from ..routing import Route, Target
+from ..store.holds import Hold, Outcome, Settled
+from ..store.prices import Snapshot
+from ..types import Ask, Meters, Source, Status
+from ..wire.openai import Heard
+from .upstream import Answer
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """A path that the walk serves."""
+
+    name: str
+    path: str
+    """Below an upstream's base URL."""
+    output: bool
+    """The model writes tokens."""
+
+
+CHAT = Endpoint("chat", "/chat/completions", output=True)
+EMBEDDINGS = Endpoint("embeddings", "/embeddings", output=False)
+
+
+class Cut(StrEnum):
+    """Why a request was cut off from inside."""
+
+    FIRST_BYTE = "first_byte"
+    IDLE = "idle"
+    TOTAL = "total"
+    STALLED = "stalled"
+    GONE = "gone"
+    SHUTDOWN = "shutdown"
+
+
+class Priced(msgspec.Struct, frozen=True):
+    """A route with the snapshots of its prices."""
+
+    route: Route
+    cost: Snapshot
+    charge: Snapshot | None
+    service_tiers: Mapping[str, Snapshot]
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """A model's name, resolved and priced."""
+
+    target: Target
+    routes: tuple[Priced, ...]
+
+
+class Exchange:
+    """One request in flight: what is known of it, where it stands, and how to cut it off."""
+
+    def __init__(self, request_id: str, endpoint: Endpoint) -> None:
+        self.request_id = request_id
+        self.endpoint = endpoint
+        self.started = time.monotonic()
+        self.user = "-"
+        self.ask: Ask | None = None
+        self.resolved: Resolved | None = None
+        self.hold: Hold | None = None
+        # what became of it upstream
+        self.priced: Priced | None = None
+        self.sent = False
+        """An upstream may have begun to work for it."""
+        self.answer: Answer | None = None
+        self.heard: Heard | None = None
+        self.first_byte_ms: int | None = None
+        self.failure: UpstreamFailure | None = None
+        # what became of it here
+        self.head_sent = False
+        self.client_gone = False
+        self.cut: Cut | None = None
+        self.outcome: Outcome | None = None
+        self.settling: asyncio.Future[Settled | None] | None = None
+        # what is being waited for
+        self.scope: asyncio.Timeout | None = None
+        self.reason = Cut.TOTAL
+        self.deadline = self.total_deadline = float("inf")
+
+    def wait(self, reason: Cut, seconds: float) -> None:
+        """From now on, this is what is waited for, and for how long at most."""
+        self.deadline = time.monotonic() + seconds
+        self.reason = reason
+
+    def interrupt(self, why: Cut) -> None:
+        """Cut the waiting off: what is awaited inside `scope` ends with TimeoutError."""
+        if self.scope is not None and self.cut is None:
+            self.cut = why
+            self.scope.reschedule(asyncio.get_running_loop().time())
+
+    def elapsed_ms(self) -> int:
+        return int((time.monotonic() - self.started) * 1000)
+
+
+def outcome_of(exchange: Exchange) -> Outcome | None:
+    """How a request ended, from what was noted of it; None: no upstream was reached, so there is nothing to settle.
+
+    - A refusal or a failure before anything was delivered costs nothing.
+    - What was delivered is charged: exactly where usage was heard, else as estimated from the text that went by, and
+      never more than the hold's bounds.
+    - A client that leaves before any answer is charged the input, because the upstream has read it.
+    """
+    if not exchange.sent:
+        return None
+    assert exchange.priced is not None
+    route, heard = exchange.priced.route, exchange.heard
+    status = _status(exchange)
+    if heard is not None and heard.usage is not None:
+        meters, source = heard.usage.meters, Source.UPSTREAM
+    elif heard is not None and (heard.text_bytes or status is not Status.ERROR):
+        meters, source = _estimated(exchange, heard.text_bytes), Source.ESTIMATED
+    elif exchange.answer is None and status is Status.CANCELLED:
+        meters, source = _estimated(exchange, 0), Source.ESTIMATED
+    else:
+        meters, source = Meters(), Source.UPSTREAM
+    reported = heard.usage.cost_nano if heard and heard.usage and route.upstream.cost_reported else None
+    tier = heard.service_tier if heard else None
+    return Outcome(
+        status=status,
+        source=source,
+        http_status=_http_status(exchange),
+        meters=meters,
+        upstream=route.upstream.name,
+        upstream_model=route.model,
+        cost=exchange.priced.service_tiers.get(tier or "", exchange.priced.cost),
+        charge=exchange.priced.charge,
+        cost_source=route.tariff.source,
+        reported_cost_nano=reported,
+        duration_ms=exchange.elapsed_ms(),
+        ttft_ms=exchange.first_byte_ms,
+    )
+
+
+def _status(exchange: Exchange) -> Status:
+    heard = exchange.heard
+    if exchange.cut is Cut.SHUTDOWN:
+        return Status.INTERRUPTED
+    if exchange.client_gone and not (exchange.answer is not None and exchange.answer.status >= 300):
+        return Status.CANCELLED
+    if exchange.failure is not None or heard is None or heard.failed or exchange.answer is None:
+        return Status.ERROR
+    return Status.OK
+
+
+def _http_status(exchange: Exchange) -> int | None:
+    if exchange.failure is not None and not exchange.head_sent:
+        return exchange.failure.http_status
+    return exchange.answer.status if exchange.answer is not None else None
+
+
+def _estimated(exchange: Exchange, text_bytes: int) -> Meters:
+    """What likely was consumed, within what the hold set aside."""
+    assert exchange.hold is not None
+    quote, grant = exchange.hold.claim.quote, exchange.hold.grant
+    output = quoting.output_estimate(text_bytes)
+    if grant.output_tokens is not None:
+        output = min(output, grant.output_tokens * quote.choices)
+    return Meters(input=quote.input_estimate, output=output, calls=1)
+
+
+_SLOW = {
+    Cut.FIRST_BYTE: "didn't begin to answer in time",
+    Cut.IDLE: "stopped in the middle of its answer",
+    Cut.TOTAL: "took longer than a request may take in all",
+}
+
+
+def why_cut_off(exchange: Exchange) -> UpstreamFailure:
+    """What a client is told of a request that was cut off."""
+    if exchange.cut is Cut.SHUTDOWN:
+        return UpstreamFailure("the gateway is shutting down: send the request again", code="upstream_unavailable")
+    name = exchange.priced.route.upstream.name if exchange.priced else "?"
+    slow = _SLOW.get(exchange.cut or Cut.TOTAL, "was cut off")
+    return UpstreamFailure(f"upstream {name} {slow}", code="upstream_timeout", reached=True)
