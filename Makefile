@@ -23,7 +23,7 @@ lint: $(READY) ## Check style, types, the floors and the generated parts of the 
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/cog --check README.md docs/*.md
+	@$(BIN)/cog -P -I docs --check README.md
 
 format: $(READY) ## Put the code into its form
 	@$(BIN)/ruff check --fix .
@@ -36,7 +36,7 @@ bench: $(READY) ## Measure requests per second beside a bare pass-through
 	@$(BIN)/python -m bench
 
 docs: $(READY) ## Run the commands that the docs show, and write what they print into them
-	@$(BIN)/cog -r README.md docs/*.md
+	@$(BIN)/cog -P -I docs -r README.md
 
 serve: $(READY) ## Start the gateway with the config that is found here
 	@$(BIN)/llmgate serve
