@@ -85,7 +85,7 @@ def serve(
     log_file = config.log.file or os.environ.get("PROXY_LOG_PATH")
     logs.set_up(config.log.level, config.log.format, Path(log_file) if log_file else None)
     _check_tls(config.server)
-    with Database(database, actor="serve") as store, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with Database(database, actor="serve") as store, asyncio.Runner(loop_factory=loop_factory()) as runner:
         worker = Worker(database)
         try:
             with store.write() as tx:
@@ -122,12 +122,12 @@ async def _run(
     try:
         # hypercorn's types know its own messages only; ours are the dictionaries that ASGI defines.
         app: Any = App(gateway)
-        await hypercorn_serve(app, _hypercorn(config.server, listener), shutdown_trigger=until_stopped, mode="asgi")
+        await hypercorn_serve(app, hypercorn_config(config.server, listener), shutdown_trigger=until_stopped, mode="asgi")
     finally:
         for task in (sweeper, grace):
             task.cancel()
         await gateway.close()
-        await writer.close()
+        await writer.close(patience_s=0)  # who waited for it has given up
 
 
 def _on_signals(gateway: Gateway, stopping: asyncio.Event, reload: Callable[[], Resolved]) -> None:
@@ -160,7 +160,7 @@ async def _grace(gateway: Gateway, stopping: asyncio.Event, grace_s: float) -> N
     gateway.interrupt_all()
 
 
-def _hypercorn(server: Server, listener: socket.socket) -> HypercornConfig:
+def hypercorn_config(server: Server, listener: socket.socket) -> HypercornConfig:
     config = HypercornConfig()
     config.bind = [f"fd://{os.dup(listener.fileno())}"]  # hypercorn closes what it is given
     config.certfile = server.certfile
@@ -187,7 +187,7 @@ def _check_tls(server: Server) -> None:
         raise ConfigError(f"[server] certfile {server.certfile} can't be used: {error}") from error
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop where there is one: it serves about half as many requests again."""
     try:
         import uvloop
