@@ -122,7 +122,9 @@ async def _run(
     try:
         # hypercorn's types know its own messages only; ours are the dictionaries that ASGI defines.
         app: Any = App(gateway)
-        await hypercorn_serve(app, hypercorn_config(config.server, listener), shutdown_trigger=until_stopped, mode="asgi")
+        await hypercorn_serve(
+            app, hypercorn_config(config.server, listener), shutdown_trigger=until_stopped, mode="asgi"
+        )
     finally:
         for task in (sweeper, grace):
             task.cancel()

@@ -11,10 +11,11 @@ from ..clock import rfc3339
 from ..money import usd
 from ..store import audit as store
 from ..store.db import Row as StoreRow
+from .columns import Column, Kind, Row
 from .context import open_store
 from .grammar import alone, verb
 from .options import UntilOption, period
-from .output import Column, Kind, Row, listing
+from .output import listing
 
 app = alone()
 

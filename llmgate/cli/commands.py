@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from .. import __version__
-from .grammar import Noun, Verb
+from .grammar import Noun
 
 
 class Entry(NamedTuple):
@@ -95,6 +95,3 @@ def _root(
     """The LLM gateway whose money is right: keys, metering and credits over one SQLite file."""
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
-
-
-__all__ = ["COMMANDS", "ENTRIES", "Entry", "Verb", "application", "load"]

@@ -14,9 +14,10 @@ import typer
 
 from ..config import InvalidConfig, dotted, find_config, resolve, to_toml
 from ..errors import ProblemsFound
+from .columns import Column, Kind
 from .context import config_of, loaded, open_any_zone, store_path, zone_problem
 from .grammar import noun, verb
-from .output import Column, Kind, listing, single
+from .output import listing, single, verdict
 from .session import Format, note, session
 
 app = noun("config", "The config: where it is, what it says, whether it is right.")
@@ -78,7 +79,10 @@ def check(ctx: typer.Context) -> None:
         listing(ctx, PROBLEMS, [{"problem": problem} for problem in problems], empty="")
     if problems:
         raise ProblemsFound(f"{source}: {'1 problem' if len(problems) == 1 else f'{len(problems)} problems'} found")
-    note(f"{source} is right" if config_of(ctx).path else "there is no config file; what the environment says is right")
+    right = (
+        f"{source} is right" if config_of(ctx).path else "there is no config file; what the environment says is right"
+    )
+    verdict(ctx, right)
 
 
 def _problems(ctx: typer.Context) -> tuple[str, list[str]]:

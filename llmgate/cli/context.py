@@ -11,7 +11,7 @@ import typer
 from ..config import Config, Loaded, database_path, load, timezone_name
 from ..errors import ConfigError
 from ..store.db import Database, set_zone
-from .session import Format, note, session
+from .session import Format, session
 
 
 def loaded(ctx: typer.Context) -> Loaded:
@@ -61,7 +61,7 @@ def _greet(ctx: typer.Context, db: Database) -> None:
         with db.write() as tx:
             set_zone(tx, zone)
     if session(ctx).wanted is not Format.JSON:
-        note(f"made the database {db.path}")
+        session(ctx).afterwards.append(f"made the database {db.path}")
 
 
 def _check_zone(ctx: typer.Context, db: Database) -> None:

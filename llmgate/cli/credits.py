@@ -10,10 +10,11 @@ from .. import clock
 from ..money import dollars, parse_usd
 from ..store import accounts, ledger
 from ..store.db import Row as StoreRow
+from .columns import Column, Kind, Row, Show
 from .context import open_store
 from .grammar import noun, verb
 from .options import NoteOption
-from .output import Column, Kind, Row, Show, listing, result
+from .output import listing, result
 from .session import confirm, note
 
 app = noun("credits", "Credits: the balance of every account, and what moved it.")
@@ -22,7 +23,7 @@ COLUMNS = (
     Column("account", Kind.WORD),
     Column("kind", Kind.WORD, Show.NEVER),
     Column("user", Kind.WORD, Show.NEVER),
-    Column("team", Kind.WORD, Show.USED),
+    Column("team", Kind.WORD, Show.USED, minor=1),
     Column("billing", Kind.WORD),
     Column("balance_usd", Kind.MONEY),
     Column("held_usd", Kind.MONEY),
@@ -40,7 +41,7 @@ ENTRIES = (
     Column("note", Kind.TEXT, Show.USED),
     Column("reverses", Kind.ID, Show.USED),
     Column("expires_at", Kind.TIME, Show.USED),
-    Column("actor", Kind.TEXT),
+    Column("actor", Kind.TEXT, minor=1),
 )
 
 MOVED = (
@@ -105,7 +106,7 @@ def add(
     amount_nano = parse_usd(usd)
     with open_store(ctx) as db:
         with db.write() as tx:
-            expires_ms = clock.expires_ms(expires, tx.now_ms, db.zone) if expires else None
+            expires_ms = clock.expires_ms(expires, tx.now_ms, db.zone) if expires is not None else None
             moved = ledger.add(tx, user, amount_nano, ref=ref, note=text or None, expires_ms=expires_ms)
         done = (
             "nothing was added again, this --ref is" if moved.repeated else f"added {dollars(amount_nano)} to {user}:"

@@ -12,9 +12,10 @@ from ..config import timezone_name
 from ..store import audit, schema, sizes
 from ..store.db import backup as copy
 from ..store.db import set_zone as keep_zone
+from .columns import Column, Kind
 from .context import loaded, open_any_zone, open_store
 from .grammar import noun, verb
-from .output import Column, Kind, result, single
+from .output import result, single
 from .session import note
 
 app = noun("db", "The database: its size, backups, migrations and time zone.")

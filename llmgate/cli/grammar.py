@@ -5,18 +5,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from textwrap import dedent
 from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..errors import UsageError
 from . import manual
 from .session import Format, Session
+from .suggest import unknown
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -28,9 +26,8 @@ def _kept(field: str) -> Callable[[typer.Context, Any], Any]:
     """Keeps an option's value in the session; said twice, the one nearer to the end counts."""
 
     def keep(ctx: typer.Context, value: Any) -> Any:
-        held = ctx.ensure_object(Session)
         if value is not None and value is not False:
-            setattr(held, field, value)
+            ctx.ensure_object(Session).keep(field, value, ctx.command_path)
         return value
 
     return keep
@@ -50,7 +47,7 @@ def _option(*names: str, field: str, metavar: str | None = None, text: str) -> A
 
 def _everywhere(
     config: Annotated[
-        Path | None,
+        str | None,
         _option("--config", field="config_file", metavar="PATH", text="The llmgate.toml to use."),
     ] = None,
     db: Annotated[
@@ -58,7 +55,7 @@ def _everywhere(
         _option("--db", field="database", metavar="PATH", text="The database to use, a path or sqlite:///path."),
     ] = None,
     output: Annotated[
-        Format | None,
+        str | None,
         _option("--format", field="format", metavar="|".join(Format), text="How data is written [default: table]."),
     ] = None,
     json: Annotated[
@@ -91,11 +88,24 @@ def _with_shared(params: Iterable[Any] | None) -> list[Any]:
     return [*own, *(param for param in _SHARED if taken.isdisjoint(param.opts))]
 
 
-def unknown(what: str, word: str, known: Iterable[str], path: str) -> UsageError:
-    """There is no such word; but perhaps one that is spelled nearly so."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    cure = f"did you mean {near[0]}?" if near else f"see `{path} --help`"
-    return UsageError(f"there is no {what} {word!r}: {cure}")
+class _AsTyped:
+    """Takes a value as it was typed."""
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002
+        several = param.nargs == -1 or getattr(param, "multiple", False)
+        return () if value is None and several else value
+
+
+def _as_typed(params: list[Any]) -> list[Any]:
+    """The same parameters, but words and flags are left as they are.
+
+    Typer checks every value with pydantic, even where there is nothing to check, and importing that takes a third of a
+    command's time.
+    """
+    for param in params:
+        if param.type_descriptor.annotation in (str, bool, list[str]):
+            param._runtime_param = _AsTyped()
+    return params
 
 
 class Verb(TyperCommand):
@@ -103,6 +113,9 @@ class Verb(TyperCommand):
 
     def __init__(self, *args: Any, params: list[Any] | None = None, **settings: Any) -> None:
         super().__init__(*args, params=_with_shared(params), **settings)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _as_typed(super().get_params(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write(manual.page(self, ctx))
@@ -113,6 +126,9 @@ class Noun(TyperGroup):
 
     def __init__(self, *args: Any, params: list[Any] | None = None, **settings: Any) -> None:
         super().__init__(*args, params=_with_shared(params), **settings)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _as_typed(super().get_params(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write(manual.page(self, ctx))

@@ -13,9 +13,10 @@ from ..config import FILE_NAME, default_toml, environment, split_bind, upstreams
 from ..errors import Refusal, UsageError
 from ..presets import PRESETS
 from ..types import Billing
+from .columns import Column, Kind
 from .grammar import alone, verb
 from .options import words
-from .output import Column, Kind, result
+from .output import result
 from .session import can_ask, note, session
 from .users import BillingOption
 

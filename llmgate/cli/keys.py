@@ -15,25 +15,26 @@ from ..store.db import Database, Tx
 from ..store.db import Row as StoreRow
 from ..types import Billing
 from .addresses import base_url
+from .columns import Column, Kind, Row, Show, shown
 from .context import config_of, open_store
 from .credits import became_prepaid
 from .grammar import noun, verb
 from .options import NoteOption, require_changes, retagged, tags, words
-from .output import Column, Kind, Row, Show, listing, result, shown, single
+from .output import listing, result, single
 from .session import Format, confirm, note, session
 
 app = noun("keys", "Keys: who may send requests, and which.")
 
 COLUMNS = (
-    Column("id", Kind.WORD),
+    Column("id", Kind.ID),
     Column("user", Kind.WORD),
     Column("name", Kind.WORD),
-    Column("prefix", Kind.WORD),
+    Column("prefix", Kind.WORD, minor=1),
     Column("plan", Kind.WORD, Show.USED),
     Column("models", Kind.LIST, Show.USED),
     Column("ips", Kind.LIST, Show.USED),
     Column("expires_at", Kind.TIME, Show.USED),
-    Column("last_used_at", Kind.TIME, Show.USED),
+    Column("last_used_at", Kind.TIME, Show.USED, minor=2),
     Column("status", Kind.STATE),
     Column("created_at", Kind.TIME, Show.NEVER),
     Column("team", Kind.WORD, Show.NEVER),
@@ -187,7 +188,7 @@ def _issue(tx: Tx, db: Database, wish: Wish, billing: Billing) -> Done:
         ips=wish.ips,
         tags=wish.tags,
         note=wish.note,
-        expires_ms=clock.expires_ms(wish.expires, tx.now_ms, db.zone) if wish.expires else None,
+        expires_ms=clock.expires_ms(wish.expires, tx.now_ms, db.zone) if wish.expires is not None else None,
     )
     moved = ledger.add(tx, wish.user, wish.credits_nano) if wish.credits_nano is not None else None
     return Done(issued.key, row_of(keys.key_row(tx, issued.id)), added, moved)
@@ -225,7 +226,7 @@ def _about_user(done: Done) -> list[str]:
 
 
 def _panel(db: Database, done: Done, url: str) -> None:
-    from . import table
+    from . import screen
 
     facts = {column.name: shown(column, done.row, db.zone) for column in COLUMNS}
     fields = [
@@ -235,10 +236,10 @@ def _panel(db: Database, done: Done, url: str) -> None:
         ("from", facts["ips"] or "any address"),
         ("expires", facts["expires_at"] or NEVER),
     ]
-    following = f'Next: `llmgate serve`, then curl {url}/models -H "Authorization: Bearer $KEY"'
+    following = "Next: `llmgate serve`; the base URL and the key go into any client that speaks OpenAI."
     about = [f"{line}." for line in _about_user(done)]
     once = "It is shown this once; `llmgate keys rotate` makes a new one if it is lost."
-    table.write_panel(f"A key for {done.row['user']}", [done.key, once, "", fields, "", *about, following])
+    screen.write_panel(f"A key for {done.row['user']}", [done.key, once, "", fields, "", *about, following])
 
 
 @verb(
@@ -303,7 +304,7 @@ def rotate(
     """Replace a key by a new one under the same id; the old one ends at once, or after --grace."""
     with open_store(ctx) as db:
         with db.write() as tx:
-            grace_ms = clock.after_ms(grace, tx.now_ms, db.zone) - tx.now_ms if grace else 0
+            grace_ms = clock.after_ms(grace, tx.now_ms, db.zone) - tx.now_ms if grace is not None else 0
             issued = keys.rotate(tx, key, grace_ms=grace_ms)
             done = Done(issued.key, row_of(keys.key_row(tx, issued.id)), user_added=False, moved=None)
         _hand_over(ctx, db, done)

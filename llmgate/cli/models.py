@@ -10,9 +10,10 @@ import typer
 
 from .. import clock, routing
 from ..config import known_upstreams, timezone_name
+from .columns import Column, Kind, Row
 from .context import loaded
 from .grammar import noun, verb
-from .output import Column, Kind, Row, listing
+from .output import listing
 
 app = noun("models", "Models: what can be asked for, and what it is charged.")
 
@@ -21,7 +22,7 @@ COLUMNS = (
     Column("upstream", Kind.WORD),
     Column("input_usd", Kind.MONEY),
     Column("output_usd", Kind.MONEY),
-    Column("cached_input_usd", Kind.MONEY),
+    Column("cached_input_usd", Kind.MONEY, minor=1),
     Column("free", Kind.FLAG),
 )
 

@@ -10,64 +10,15 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from enum import Enum, auto
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import typer
 
-from ..clock import rfc3339
-from ..money import dollars, usd
+from .columns import Column, Kind, Row, Show, exact, says_nothing, shown
 from .session import Format, note, session, visible
-
-Row = Mapping[str, Any]
-
-
-class Kind(Enum):
-    """What a column holds."""
-
-    TEXT = auto()
-    WORD = auto()
-    """A short text that is never broken: a name, an id."""
-    STATE = auto()
-    """A word that is coloured by what it says."""
-    ID = auto()
-    """A number that is a name."""
-    NUMBER = auto()
-    MONEY = auto()
-    """nano-USD."""
-    TIME = auto()
-    """Milliseconds since the epoch."""
-    LIST = auto()
-    MAP = auto()
-    FLAG = auto()
-
-
-class Show(Enum):
-    """Whether a table of many rows has the column. JSON, CSV and a single thing always have all."""
-
-    ALWAYS = auto()
-    USED = auto()
-    """Only where some row has a value."""
-    NEVER = auto()
-
-
-class Column(NamedTuple):
-    name: str
-    kind: Kind = Kind.TEXT
-    show: Show = Show.ALWAYS
-
-    @property
-    def title(self) -> str:
-        """What a table calls it."""
-        return self.name.removesuffix("_usd").removesuffix("_at").replace("_", " ")
-
-    @property
-    def right(self) -> bool:
-        """Whether its values stand at the right edge."""
-        return self.kind in (Kind.ID, Kind.NUMBER, Kind.MONEY)
 
 
 def listing(
@@ -103,7 +54,7 @@ def single(ctx: typer.Context, columns: Sequence[Column], row: Row, *, zone: Zon
         if wanted is Format.MD:
             _md(pair, fields, zone)
         else:
-            _fields([(field["field"], field["value"]) for field in fields])
+            _medium().write_fields([(field["field"], field["value"]) for field in fields])
 
 
 def result(ctx: typer.Context, columns: Sequence[Column], row: Row, said: str, *, zone: ZoneInfo | None = None) -> None:
@@ -114,6 +65,14 @@ def result(ctx: typer.Context, columns: Sequence[Column], row: Row, said: str, *
         single(ctx, columns, row, zone=zone)
 
 
+def verdict(ctx: typer.Context, text: str) -> None:
+    """What a check says where it found nothing: its whole answer to a reader, and a remark beside any other format."""
+    if session(ctx).wanted is Format.TABLE:
+        _line(visible(text))
+    else:
+        note(text)
+
+
 class _Counted:
     """Rows that go by, and how many there were."""
 
@@ -121,28 +80,13 @@ class _Counted:
         self.rows = rows
         self.number = 0
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Row]:
         for row in self.rows:
             self.number += 1
             yield row
 
 
 # ── for machines ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def exact(column: Column, row: Row) -> Any:
-    """A value as JSON carries it: money a decimal string of USD, a time RFC 3339 in UTC."""
-    value = row[column.name]
-    if value is None:
-        return None
-    match column.kind:
-        case Kind.MONEY:
-            return usd(value)
-        case Kind.TIME:
-            return rfc3339(value)
-        case Kind.FLAG:
-            return bool(value)
-    return value
 
 
 def _object(columns: Sequence[Column], row: Row) -> dict[str, Any]:
@@ -181,63 +125,30 @@ def _ascii() -> bool:
 # ── for people ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def shown(column: Column, row: Row, zone: ZoneInfo | None) -> str:
-    """A value as people read it."""
-    value = row[column.name]
-    if value is None:
-        return ""
-    match column.kind:
-        case Kind.MONEY:
-            return dollars(value)
-        case Kind.NUMBER:
-            return f"{value:,}"
-        case Kind.TIME:
-            return _local(value, zone)
-        case Kind.FLAG:
-            return "yes" if value else "no"
-        case Kind.LIST:
-            return visible(", ".join(str(item) for item in value))
-        case Kind.MAP:
-            return visible(
-                ", ".join(f"{name}={_item(item)}" for name, item in value.items() if not _says_nothing(item))
-            )
-    return visible(str(value))
+def _medium() -> ModuleType:
+    """What draws tables: for a terminal, or for a pipe or a file."""
+    if sys.stdout.isatty():
+        from . import screen
 
+        return screen
+    from . import plain
 
-def _says_nothing(value: Any) -> bool:
-    return value is None or value is False or value in ("", [], (), {})
-
-
-def _item(value: Any) -> str:
-    return " ".join(str(part) for part in value) if isinstance(value, list) else str(value)
-
-
-def _local(ms: int, zone: ZoneInfo | None) -> str:
-    moment = datetime.fromtimestamp(ms // 1000, UTC).astimezone(zone or UTC)
-    return moment.strftime("%Y-%m-%d %H:%M:%S")
+    return plain
 
 
 def _table(columns: Sequence[Column], rows: list[Row], zone: ZoneInfo | None, total: Row | None) -> None:
-    from . import table
-
     if not rows:
         return
     chosen = [column for column in columns if _belongs(column, rows)]
-    cells: list[Sequence[str]] = [[shown(column, row, zone) for column in chosen] for row in rows]
+    cells = [[shown(column, row, zone) for column in chosen] for row in rows]
     last = [shown(column, total, zone) if column.name in total else "" for column in chosen] if total else None
-    table.write(chosen, cells, last)
+    _medium().write(chosen, cells, last)
 
 
 def _belongs(column: Column, rows: list[Row]) -> bool:
     if column.show is Show.USED:
-        return any(not _says_nothing(row[column.name]) for row in rows)
+        return any(not says_nothing(row[column.name]) for row in rows)
     return column.show is Show.ALWAYS
-
-
-def _fields(pairs: list[tuple[str, str]]) -> None:
-    from . import table
-
-    table.write_fields(pairs)
 
 
 def _md(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) -> None:

@@ -10,8 +10,9 @@ import typer
 from .. import clock
 from ..store import reports
 from ..store.db import Row as StoreRow
+from .columns import Column, Kind, Row
 from .context import open_store
-from .grammar import alone, unknown, verb
+from .grammar import alone, verb
 from .options import (
     KeyOption,
     ModelOption,
@@ -23,17 +24,18 @@ from .options import (
     period,
     words,
 )
-from .output import Column, Kind, Row, listing
+from .output import listing
 from .session import note
+from .suggest import unknown
 
 app = alone()
 
 SUMS = (
     Column("requests", Kind.NUMBER),
     Column("input_tokens", Kind.NUMBER),
-    Column("cached_tokens", Kind.NUMBER),
+    Column("cached_tokens", Kind.NUMBER, minor=2),
     Column("output_tokens", Kind.NUMBER),
-    Column("tokens", Kind.NUMBER),
+    Column("tokens", Kind.NUMBER, minor=1),
     Column("cost_usd", Kind.MONEY),
     Column("charge_usd", Kind.MONEY),
     Column("errors", Kind.NUMBER),

@@ -8,14 +8,16 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from ..errors import CODES, Failure, LlmgateError, UsageError
 from .commands import application
-from .session import visible
+from .session import Session, note, visible
 
 PROGRAM = "llmgate"
 COMPLETING = "_LLMGATE_COMPLETE"
@@ -24,8 +26,7 @@ COMPLETING = "_LLMGATE_COMPLETE"
 
 def run(args: Sequence[str]) -> int:
     """Run one command line; every error becomes one line on stderr and an exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    _prepare_streams()
     try:
         return _execute(list(args))
     except LlmgateError as error:
@@ -47,14 +48,25 @@ def run(args: Sequence[str]) -> int:
         return _fail(Failure(f"this is a bug in llmgate: {bug} (LLMGATE_TRACEBACK=1 shows where)"), args)
 
 
+def _prepare_streams() -> None:
+    """What was closed before the start swallows; what can't show a sign shows its code."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for the whole run
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
 def _execute(args: list[str]) -> int:
     _check_text(args)
-    root = application()
+    root, session = application(), Session()
     if COMPLETING in os.environ:
         root.main(args, prog_name=PROGRAM)
     try:
-        with root.make_context(PROGRAM, args) as ctx:
+        with root.make_context(PROGRAM, args, obj=session) as ctx:
             root.invoke(ctx)
+        for text in session.afterwards:
+            note(text)
     except typer.Exit as leave:
         return leave.exit_code
     finally:
@@ -77,7 +89,7 @@ def _sentence(error: Any) -> str:
     option = getattr(error, "option_name", None)
     possible = getattr(error, "possibilities", None)
     if option and possible:
-        return f"there is no option {option} of `{path}`: did you mean {sorted(possible)[0]}?"
+        return f"there is no option {option} of `{path}`: did you mean {possible[0]}?"
     text = " ".join(str(error.format_message()).replace("Value error, ", "").split()).rstrip(".")
     return f"{text[:1].lower()}{text[1:]}: see `{path} --help`"
 
@@ -88,12 +100,9 @@ def _fail(error: LlmgateError, args: Sequence[str]) -> int:
         line = json.dumps({"error": {"code": error.code, "message": error.message}})
     else:
         line = f"{PROGRAM}: {text}"
-    try:
-        sys.stdout.flush()
+    with suppress(OSError):
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
-    except OSError:
-        pass
     return CODES[error.code].exit
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..errors import UsageError
+from .suggest import unknown
 
 if TYPE_CHECKING:
     from ..config import Loaded
@@ -36,13 +40,25 @@ class Session:
     yes: bool = False
     loaded: Loaded | None = None
     """The config, once a command has asked for it."""
+    afterwards: list[str] = field(default_factory=list)
+    """What is to be said once the command has succeeded."""
+
+    def keep(self, name: str, value: Any, path: str) -> None:
+        """Take an option's value, given to the command `path`. Raises UsageError for one that makes no sense."""
+        if name == "format" and value not in tuple(Format):
+            raise unknown("format", value, Format, path)
+        typed = _TYPES.get(name)
+        setattr(self, name, typed(value) if typed else value)
+        if self.as_json and self.format not in (None, Format.JSON):
+            raise UsageError(f"--json and --format {self.format} are two formats: choose one")
 
     @property
     def wanted(self) -> Format:
         """How data is to be written."""
-        if self.as_json and self.format not in (None, Format.JSON):
-            raise UsageError(f"--json and --format {self.format} are two formats: choose one")
         return Format.JSON if self.as_json else self.format or Format.TABLE
+
+
+_TYPES: dict[str, Callable[[str], Any]] = {"config_file": Path, "format": Format}
 
 
 def session(ctx: typer.Context) -> Session:
@@ -50,8 +66,12 @@ def session(ctx: typer.Context) -> Session:
 
 
 def note(text: str) -> None:
-    """Say something that is no data: what was done, what to do next."""
-    typer.echo(visible(text), err=True)
+    """Say something that is no data: what was done, what to do next. On a terminal no word of it is broken."""
+    told = visible(text)
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        told = fill(told, width, break_long_words=False, break_on_hyphens=False)
+    typer.echo(told, err=True)
 
 
 def can_ask() -> bool:

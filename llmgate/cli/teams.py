@@ -10,10 +10,11 @@ from ..store import accounts, ledger
 from ..store.db import Row as StoreRow
 from ..store.db import Tx
 from ..types import Billing
+from .columns import Column, Kind, Row, Show
 from .context import config_of, open_store
 from .grammar import noun, verb
 from .options import require_changes
-from .output import Column, Kind, Row, Show, listing, result, single
+from .output import listing, result, single
 from .users import BillingOption
 
 app = noun("teams", "Teams: users who share an account.")
@@ -23,7 +24,7 @@ COLUMNS = (
     Column("plan", Kind.WORD, Show.USED),
     Column("billing", Kind.WORD),
     Column("members", Kind.NUMBER),
-    Column("created_at", Kind.TIME),
+    Column("created_at", Kind.TIME, minor=1),
 )
 
 DETAILS = (

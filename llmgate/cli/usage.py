@@ -13,10 +13,11 @@ from ..store import usage as store
 from ..store.db import Database
 from ..store.db import Row as StoreRow
 from ..types import METERS, Meters, Status
+from .columns import Column, Kind, Row, Show
 from .context import open_store
 from .grammar import alone, verb
 from .options import KeyOption, ModelOption, TeamOption, UntilOption, UpstreamOption, UserOption, Whose, period
-from .output import Column, Kind, Row, Show, listing
+from .output import listing
 from .session import Format, session
 
 app = alone()
@@ -35,29 +36,29 @@ COLUMNS = (
     Column("team", Kind.WORD, Show.NEVER),
     Column("key", Kind.WORD),
     Column("model", Kind.TEXT),
-    Column("upstream", Kind.WORD),
+    Column("upstream", Kind.WORD, minor=1),
     Column("format", Kind.WORD, Show.NEVER),
     Column("input_tokens", Kind.NUMBER),
-    Column("cached_tokens", Kind.NUMBER, Show.USED),
+    Column("cached_tokens", Kind.NUMBER, Show.USED, minor=3),
     Column("cache_write_tokens", Kind.NUMBER, Show.NEVER),
     Column("output_tokens", Kind.NUMBER),
-    Column("reasoning_tokens", Kind.NUMBER, Show.USED),
-    Column("cost_usd", Kind.MONEY),
+    Column("reasoning_tokens", Kind.NUMBER, Show.USED, minor=3),
+    Column("cost_usd", Kind.MONEY, minor=1),
     Column("charge_usd", Kind.MONEY),
     Column("status", Kind.STATE),
     Column("source", Kind.WORD, Show.NEVER),
     Column("cost_source", Kind.WORD, Show.NEVER),
-    Column("overrun", Kind.FLAG, Show.USED),
+    Column("overrun", Kind.FLAG, Show.USED, minor=1),
     Column("http_status", Kind.ID, Show.NEVER),
     Column("streamed", Kind.FLAG, Show.NEVER),
-    Column("duration_ms", Kind.NUMBER),
+    Column("duration_ms", Kind.NUMBER, minor=2),
     Column("ttft_ms", Kind.NUMBER, Show.NEVER),
-    Column("tags", Kind.MAP, Show.USED),
+    Column("tags", Kind.MAP, Show.USED, minor=2),
 )
 
 AS_STORED = (
     *("id", "request_id", "user", "team", "model", "upstream", "format", "status", "source", "cost_source"),
-    *("overrun", "http_status", "streamed", "duration_ms", "ttft_ms"),
+    *("http_status", "duration_ms", "ttft_ms"),
 )
 
 
@@ -104,7 +105,8 @@ def _rows(db: Database, filters: dict[str, Any], newest: int | None) -> Iterator
     """The rows page by page: between two pages nothing is held open."""
     if newest is not None:
         with db.read() as tx:
-            yield from list(store.rows(tx, filters, newest=newest))
+            latest = list(store.rows(tx, filters, newest=newest))
+        yield from latest
         return
     after: dict[str, Any] = {}
     while True:
@@ -121,6 +123,8 @@ def _row(row: StoreRow) -> Row:
     return {
         **{name: row[name] for name in AS_STORED},
         "time": row["time_ms"],
+        "overrun": bool(row["overrun"]),
+        "streamed": bool(row["streamed"]),
         "key": f"{row['user']}/{row['key']}",
         "input_tokens": meters.input_tokens,
         "cached_tokens": meters.cached_input,

@@ -10,10 +10,11 @@ from ..store import accounts, keys, ledger
 from ..store.db import Row as StoreRow
 from ..store.db import Tx
 from ..types import Billing
+from .columns import Column, Kind, Row, Show
 from .context import config_of, open_store
 from .grammar import noun, verb
 from .options import require_changes
-from .output import Column, Kind, Row, Show, listing, result, single
+from .output import listing, result, single
 
 app = noun("users", "Users: who keys belong to.")
 
@@ -23,9 +24,9 @@ COLUMNS = (
     Column("plan", Kind.WORD, Show.USED),
     Column("billing", Kind.WORD),
     Column("account", Kind.WORD),
-    Column("email", Kind.TEXT, Show.USED),
+    Column("email", Kind.TEXT, Show.USED, minor=2),
     Column("status", Kind.STATE),
-    Column("created_at", Kind.TIME),
+    Column("created_at", Kind.TIME, minor=1),
 )
 
 DETAILS = (

@@ -11,10 +11,11 @@ import typer
 from ..errors import ProblemsFound
 from ..store.verify import Counts, Finding
 from ..store.verify import verify as recompute
+from .columns import Column, Kind
 from .context import open_store
 from .grammar import alone, verb
-from .output import Column, Kind, listing
-from .session import Format, note, session
+from .output import listing, verdict
+from .session import Format, session
 
 app = alone()
 
@@ -26,7 +27,14 @@ COLUMNS = (
     Column("derived", Kind.FLAG),
 )
 
-WORDS = {"usage": "usage rows", "rollups": "roll-ups"}
+WORDS = {
+    "entries": ("entry", "entries"),
+    "usage": ("usage row", "usage rows"),
+    "accounts": ("account", "accounts"),
+    "holds": ("hold", "holds"),
+    "rollups": ("roll-up", "roll-ups"),
+}
+"""What one and what several of the counted things are called."""
 
 
 @verb(
@@ -51,11 +59,11 @@ def verify(ctx: typer.Context) -> None:
         _write_json(checked, findings)
     elif findings:
         listing(ctx, COLUMNS, [msgspec.structs.asdict(finding) for finding in findings], empty="")
-    looked_at = ", ".join(f"{number:,} {WORDS.get(name, name)}" for name, number in checked.items())
+    looked_at = ", ".join(f"{number:,} {WORDS[name][number != 1]}" for name, number in checked.items())
     if findings:
         differ = "1 figure differs" if len(findings) == 1 else f"{len(findings)} figures differ"
         raise ProblemsFound(f"the books don't balance: {differ} (checked {looked_at})")
-    note(f"the books balance: checked {looked_at}")
+    verdict(ctx, f"the books balance: checked {looked_at}")
 
 
 def _write_json(checked: dict[str, int], findings: list[Finding]) -> None:

@@ -50,9 +50,13 @@ class App:
             if endpoint is not None and scope["method"] == "POST":
                 await self._gateway.handle(endpoint, scope, receive, send)
             else:
-                await self._answer(scope, send)
+                unread = asyncio.ensure_future(_discard(receive))
+                try:
+                    await self._answer(scope, send)
+                finally:
+                    unread.cancel()
         except LlmgateError as error:
-            await refuse(send, error, _request_id())
+            await refuse(send, error, _request_id(), close=scope["method"] not in ("GET", "HEAD"))
         except Exception:
             # Nothing of it reaches the client; the log has all of it.
             log.exception("a request failed inside the gateway")
@@ -141,6 +145,12 @@ async def _reply(send: Send, answer: dict[str, Any], status: int = 200) -> None:
 
 def _request_id() -> str:
     return f"req_{secrets.token_hex(12)}"
+
+
+async def _discard(receive: Receive) -> None:
+    """Take a body that nobody reads: where its queue is full, hypercorn would never hear that its request is over."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from enum import StrEnum
 
+import httpx
 import msgspec
 
 from .. import quoting
@@ -62,6 +63,8 @@ class Resolved(msgspec.Struct, frozen=True):
 
     target: Target
     routes: tuple[Priced, ...]
+    transports: Mapping[str, httpx.AsyncBaseTransport]
+    """Those of the config that it was resolved by."""
 
 
 class Exchange:
@@ -72,6 +75,8 @@ class Exchange:
         self.endpoint = endpoint
         self.started = time.monotonic()
         self.user = "-"
+        self.body: bytes | None = None
+        """As it came; None as long as it wasn't read to its end."""
         self.ask: Ask | None = None
         self.resolved: Resolved | None = None
         self.hold: Hold | None = None
@@ -86,6 +91,8 @@ class Exchange:
         # what became of it here
         self.head_sent = False
         self.client_gone = False
+        self.torn = b""
+        """What must stand before an event of our own, because the upstream's last one has no end."""
         self.cut: Cut | None = None
         self.outcome: Outcome | None = None
         self.settling: asyncio.Future[Settled | None] | None = None
@@ -101,7 +108,7 @@ class Exchange:
 
     def interrupt(self, why: Cut) -> None:
         """Cut the waiting off: what is awaited inside `scope` ends with TimeoutError."""
-        if self.scope is not None and self.cut is None:
+        if self.scope is not None and self.cut is None and self.settling is None:
             self.cut = why
             self.scope.reschedule(asyncio.get_running_loop().time())
 
@@ -126,7 +133,7 @@ def outcome_of(exchange: Exchange) -> Outcome | None:
         meters, source = heard.usage.meters, Source.UPSTREAM
     elif heard is not None and (heard.text_bytes or status is not Status.ERROR):
         meters, source = _estimated(exchange, heard.text_bytes), Source.ESTIMATED
-    elif exchange.answer is None and status is Status.CANCELLED:
+    elif status is Status.CANCELLED:
         meters, source = _estimated(exchange, 0), Source.ESTIMATED
     else:
         meters, source = Meters(), Source.UPSTREAM
@@ -160,7 +167,7 @@ def _status(exchange: Exchange) -> Status:
 
 
 def _http_status(exchange: Exchange) -> int | None:
-    if exchange.failure is not None and not exchange.head_sent:
+    if exchange.failure is not None and not exchange.head_sent and not exchange.client_gone:
         return exchange.failure.http_status
     return exchange.answer.status if exchange.answer is not None else None
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import random
 import secrets
 import time
 from collections.abc import Coroutine, Mapping
@@ -31,6 +32,7 @@ from ..clock import day_of
 from ..config import Config, Upstream
 from ..errors import LlmgateError, Refusal, UpstreamFailure
 from ..money import usd
+from ..names import MODEL
 from ..pricing import Price, dearest
 from ..routing import Route
 from ..store import holds, keys, prices
@@ -121,10 +123,14 @@ class Gateway:
         for transport in transports:
             await transport.aclose()
 
-    async def close(self) -> None:
-        """Let go of the upstreams, once nothing is in flight. Settlements that are under way are waited for."""
-        while self._background:
-            await asyncio.wait(self._background)
+    async def close(self, *, patience_s: float = 30.0) -> None:
+        """Let go of the upstreams, once nothing is in flight. Settlements that are under way are waited for.
+
+        What a broken or locked database doesn't take in time stays a hold, which the next start resolves.
+        """
+        give_up = time.monotonic() + patience_s
+        while self._background and (left_s := give_up - time.monotonic()) > 0:
+            await asyncio.wait(self._background, timeout=left_s)
         for transport in self._transports.values():
             await transport.aclose()
 
@@ -150,7 +156,7 @@ class Gateway:
             pass  # nobody is left to answer, and there is nothing to charge: 499 goes into the log
         except LlmgateError as error:
             status = error.http_status
-            await refuse(send, error, exchange.request_id)
+            await refuse(send, error, exchange.request_id, close=exchange.body is None)
         finally:
             self.in_flight.discard(exchange)
             self._log(exchange, status)
@@ -168,8 +174,8 @@ class Gateway:
         key_hash, caller = self.authenticate(scope)
         exchange.user = caller.user
         server = self.config.server
-        raw = await read_body(scope, receive, most=server.max_body, timeout_s=server.body_timeout)
-        fields = wire_body.read(raw, openai.KNOWN)
+        exchange.body = await read_body(scope, receive, most=server.max_body, timeout_s=server.body_timeout)
+        fields = wire_body.read(exchange.body, openai.KNOWN)
         exchange.ask = openai.read_ask(fields, output=exchange.endpoint.output)
         exchange.resolved = await self.resolve(exchange.ask.model)
         claim = self._claim(exchange, exchange.ask, exchange.resolved, key_hash, tags_of(scope))
@@ -182,14 +188,16 @@ class Gateway:
         day = self.today()
         known = self._resolved.get((model, day))
         if known is None:
+            # What a reload replaces meanwhile must neither be mixed with it, nor kept among what comes after it.
+            config, upstreams, transports, kept = self.config, self.upstreams, self._transports, self._resolved
             # In a thread: the first look into the catalogue imports it, which takes a tenth of a second.
-            target = await asyncio.to_thread(routing.resolve, self.config, self.upstreams, model, day)
+            target = await asyncio.to_thread(routing.resolve, config, upstreams, model, day)
             routes = await self.writer.run(
                 lambda tx: tuple(_priced(tx, route) for route in target.routes), patience_s=HOLD_PATIENCE_S
             )
-            if len(self._resolved) >= MOST_RESOLVED:
-                self._resolved.clear()
-            known = self._resolved[model, day] = Resolved(target, routes)
+            if len(kept) >= MOST_RESOLVED:
+                kept.clear()
+            known = kept[model, day] = Resolved(target, routes, transports)
         return known
 
     def _claim(self, exchange: Exchange, ask: Ask, resolved: Resolved, key_hash: bytes, tags: dict[str, str]) -> Claim:
@@ -247,7 +255,7 @@ class Gateway:
                 async with asyncio.timeout(None) as exchange.scope:
                     answer = await self._forward(exchange, fields, scope)
                     if not _streams(answer):
-                        whole = await answer.whole()
+                        whole = await _whole(exchange, answer)
                 if _streams(answer):
                     await self._pass_on(exchange, answer, send)
                 else:
@@ -256,12 +264,17 @@ class Gateway:
                 exchange.failure = why_cut_off(exchange)
             except UpstreamFailure as failure:
                 exchange.failure = failure
+            except asyncio.CancelledError:
+                exchange.client_gone = True  # the server has given its connection up
+                raise
             settling = self._finish(exchange)
             if exchange.head_sent:
                 await self._end(exchange, settling, send)
             else:
                 # Settled before its first byte, so that what its headers say of the charge is true.
                 settled = await asyncio.shield(settling)
+                if exchange.client_gone:
+                    return 499
                 if exchange.failure is not None:
                     await refuse(send, exchange.failure, exchange.request_id)
                     return exchange.failure.http_status
@@ -277,11 +290,13 @@ class Gateway:
     async def _forward(self, exchange: Exchange, fields: Fields, scope: Scope) -> Answer:
         """Ask the routes in turn until one answers. Before the first byte a try may be repeated, after it never."""
         assert exchange.resolved is not None
-        transports = self._transports
+        transports = exchange.resolved.transports
         give_up = time.monotonic() + up.RETRY_BUDGET_S
         answer: Answer | None = None
         failure: UpstreamFailure | None = None
-        for priced in exchange.resolved.routes:
+        routes = exchange.resolved.routes
+        for index in routing.ordered([priced.route.weight for priced in routes], random.random):
+            priced = routes[index]
             upstream = priced.route.upstream
             request = self._request(exchange, priced.route, fields, scope)
             for tries in range(up.TRIES_PER_ROUTE):
@@ -331,8 +346,10 @@ class Gateway:
             bound_write=route.upstream.output_write,
             ask_usage=route.upstream.ask_usage,
         )
+        assert exchange.body is not None
         url = up.url_for(route, exchange.endpoint.path, scope["query_string"].decode("latin-1"))
-        return url, up.request_headers(scope["headers"], route.upstream), wire_body.write(fields, changes)
+        body = wire_body.write(fields, changes) if changes else exchange.body
+        return url, up.request_headers(scope["headers"], route.upstream), body
 
     async def _pass_on(self, exchange: Exchange, answer: Answer, send: Send) -> None:
         """A stream's bytes as they come, for as long as there is a client, and to the end where that must be known."""
@@ -340,20 +357,24 @@ class Gateway:
         upstream = answer.route.upstream
         stream = openai.Stream(hide_usage=exchange.ask.stream and upstream.ask_usage and not exchange.ask.usage_asked)
         exchange.heard = stream.heard
-        while True:
-            try:
-                async with asyncio.timeout(None) as exchange.scope:
-                    return await self._pump(exchange, answer, stream, send)
-            except TimeoutError:
-                # A client that stopped reading is gone. Its stream ends as if it had left, which may be to read on.
-                if exchange.cut is not Cut.STALLED or not self._leave(exchange):
-                    raise
-                exchange.cut = None
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(None) as exchange.scope:
+                        return await self._pump(exchange, answer, stream, send)
+                except TimeoutError:
+                    # A client that stopped reading is gone. Its stream ends as if it had left, which may be to read on.
+                    if exchange.cut is not Cut.STALLED or not self._leave(exchange):
+                        raise
+                    exchange.cut = None
+        finally:
+            exchange.torn = stream.break_off()
 
     async def _pump(self, exchange: Exchange, answer: Answer, stream: openai.Stream, send: Send) -> None:
         idle_s = answer.route.upstream.timeout.idle
         while True:
-            exchange.wait(Cut.IDLE if exchange.first_byte_ms is not None else Cut.FIRST_BYTE, idle_s)
+            if exchange.first_byte_ms is not None:
+                exchange.wait(Cut.IDLE, idle_s)
             piece = await answer.piece()
             if exchange.first_byte_ms is None:
                 exchange.first_byte_ms = exchange.elapsed_ms()
@@ -374,7 +395,7 @@ class Gateway:
         if exchange.client_gone:
             return
         if exchange.failure is not None:
-            event = openai.error_event(exchange.failure)
+            event = exchange.torn + openai.error_event(exchange.failure)
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await asyncio.wait({settling}, timeout=END_PATIENCE_S)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -454,7 +475,7 @@ class Gateway:
             "status": status,
             "user": exchange.user,
             "endpoint": exchange.endpoint.name,
-            "model": exchange.ask.model if exchange.ask else "-",
+            "model": _shown(exchange.ask.model) if exchange.ask else "-",
             "upstream": outcome.upstream if outcome else "-",
             "outcome": outcome.status if outcome else "refused",
             "input_tokens": outcome.meters.input_tokens if outcome else 0,
@@ -485,6 +506,15 @@ class Gateway:
 
 def _streams(answer: Answer) -> bool:
     return answer.is_stream and 200 <= answer.status < 300
+
+
+async def _whole(exchange: Exchange, answer: Answer) -> bytes:
+    """The body of a plain answer. Once it has begun, it is the time between its pieces that is bounded."""
+    pieces = []
+    while piece := await answer.piece():
+        exchange.wait(Cut.IDLE, answer.route.upstream.timeout.idle)
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _listen(exchange: Exchange, answer: Answer, whole: bytes) -> None:
@@ -520,6 +550,11 @@ def _possible(priced: Priced, service_tier: str | None) -> tuple[Price, ...]:
     return (priced.cost.price, *(tier.price for tier in tiers.values()))
 
 
+def _shown(model: str) -> str:
+    """A model's name as the log may have it: a client can write anything there, lines and keys included."""
+    return model if MODEL.fullmatch(model) and not model.startswith(keys.PREFIX) else "-"
+
+
 def tags_of(scope: Scope) -> dict[str, str]:
     """`X-Llmgate-Tags: agent=coder,job=42`. Raises Refusal `invalid_request`."""
     text = header(scope["headers"], b"x-llmgate-tags")
@@ -536,6 +571,7 @@ def tags_of(scope: Scope) -> dict[str, str]:
     return tags
 
 
-async def refuse(send: Send, error: LlmgateError, request_id: str) -> None:
-    """An error in the client's dialect."""
-    await respond(send, error.http_status, error_headers(error, request_id), openai.error_body(error))
+async def refuse(send: Send, error: LlmgateError, request_id: str, *, close: bool = False) -> None:
+    """An error in the client's dialect. `close`: its body wasn't read, so the connection can't be used again."""
+    headers = [*error_headers(error, request_id), *([(b"connection", b"close")] if close else [])]
+    await respond(send, error.http_status, headers, openai.error_body(error))

@@ -75,13 +75,6 @@ class Answer:
         except httpx.TransportError as error:
             raise UpstreamFailure("the upstream broke off in the middle of its answer", reached=True) from error
 
-    async def whole(self) -> bytes:
-        """The rest of the body."""
-        pieces = []
-        while piece := await self.piece():
-            pieces.append(piece)
-        return b"".join(pieces)
-
     async def close(self) -> None:
         await self._response.aclose()
 
@@ -93,8 +86,8 @@ def transport_for(upstream: Upstream) -> httpx.AsyncBaseTransport:
 def request_headers(client: Iterable[tuple[bytes, bytes]], upstream: Upstream) -> Headers:
     """The client's headers, less what is between it and us, plus the upstream's secret and own headers."""
     client = list(client)
-    named = {token.strip().lower() for name, value in client if name == b"connection" for token in value.split(b",")}
-    own = {name.lower().encode() for name in upstream.headers}
+    named = _named_in_connection(client)
+    own = {name.lower().encode() for name in (*upstream.headers, upstream.auth_name)}
     headers = [
         (name, value)
         for name, value in client
@@ -112,12 +105,19 @@ def request_headers(client: Iterable[tuple[bytes, bytes]], upstream: Upstream) -
     return headers
 
 
+def _named_in_connection(headers: Headers) -> set[bytes]:
+    """What `Connection` names is between two neighbours as well."""
+    values = [value for name, value in headers if name.lower() == b"connection"]
+    return {token.strip().lower() for value in values for token in value.split(b",")}
+
+
 def answer_headers(answer: Answer) -> Headers:
     """The upstream's headers, less what llmgate answers for itself."""
+    left_out = _NOT_RETURNED | _named_in_connection(answer.headers)
     return [
         (lowered, value)
         for name, value in answer.headers
-        if (lowered := name.lower()) not in _NOT_RETURNED and not lowered.startswith(_NOT_RETURNED_PREFIXES)
+        if (lowered := name.lower()) not in left_out and not lowered.startswith(_NOT_RETURNED_PREFIXES)
     ]
 
 

@@ -136,7 +136,9 @@ def set_user(tx: Tx, name: str, changes: dict[str, Any]) -> Row:
                 tx.execute(f"UPDATE users SET {field} = ? WHERE id = ?", (value or None, before["id"]))
             case _:
                 raise AssertionError(field)
-    audit.record(tx, "users.set", name, before={field: before[field] for field in changes}, after=changes)
+    own = {"billing": "own_billing"}
+    before_changes = {field: before[own.get(field, field)] for field in changes}
+    audit.record(tx, "users.set", name, before=before_changes, after=changes)
     return user_row(tx, name)
 
 

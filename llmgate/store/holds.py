@@ -277,6 +277,9 @@ VALUES ({", ".join("?" for _ in (*ROLLUP_KEY, *ROLLUP_SUMS))})
 ON CONFLICT ({", ".join(ROLLUP_KEY)}) DO UPDATE SET
 {", ".join(f"{name} = {name} + excluded.{name}" for name in ROLLUP_SUMS)}
 """
+_DROP_EMPTY = f"""
+DELETE FROM rollups WHERE {" AND ".join(f"{name} = ?" for name in ROLLUP_KEY)} AND requests = 0 AND NOT sealed
+"""
 
 
 def _roll_up(tx: Tx, row: dict[str, Any], sign: int) -> None:
@@ -284,6 +287,8 @@ def _roll_up(tx: Tx, row: dict[str, Any], sign: int) -> None:
     sums = {**row, "requests": 1, "errors": int(row["status"] == Status.ERROR)}
     key = [row[name] if row[name] is not None else (0 if name == "team_id" else "") for name in ROLLUP_KEY]
     tx.execute(_ROLL_UP, [*key, *(sign * sums[name] for name in ROLLUP_SUMS)])
+    if sign < 0:
+        tx.execute(_DROP_EMPTY, key)
 
 
 class Recovered(msgspec.Struct, frozen=True):

@@ -113,11 +113,11 @@ def add(
     if balance(tx, account_id) + amount_nano > MAX_NANO:
         raise Refusal(f"{dollars(amount_nano)} is more than a balance can hold")
     entry_id = append(tx, account_id, "add", amount_nano, ref=ref, note=note, expires_ms=expires_ms)
-    became = tx.value("SELECT billing_source = 'default' FROM accounts WHERE id = ?", account_id)
+    became = tx.value("SELECT billing FROM accounts WHERE id = ? AND billing_source = 'default'", account_id)
     if became:
         accounts.set_billing(tx, account_id, Billing.PREPAID, "credits")
     audit.record(tx, "credits.add", name, after={"entry": entry_id, "amount_nano": amount_nano, "ref": ref})
-    return Moved(entry_id, balance(tx, account_id), became_prepaid=bool(became))
+    return Moved(entry_id, balance(tx, account_id), became_prepaid=became == Billing.METERED)
 
 
 def take(tx: Tx, target: str, amount_nano: int, *, note: str | None = None, force: bool = False) -> Moved:
@@ -180,15 +180,18 @@ def history(tx: Tx, account_id: int) -> list[Row]:
     """
     return tx.execute(
         """
-        WITH charges AS (
-          SELECT (SELECT min(id) FROM entries WHERE account_id = g.account_id AND created_ms > g.time_ms) AS entry_id,
-                 sum(charge_nano) AS charged_nano
-          FROM usage g WHERE account_id = :account_id GROUP BY 1
+        WITH dated AS (
+          SELECT *, coalesce(max(created_ms) OVER before, 0) AS since_ms FROM entries WHERE account_id = :account_id
+          WINDOW before AS (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+        ), charged AS (
+          SELECT *, coalesce((
+            SELECT sum(charge_nano) FROM usage g
+            WHERE g.account_id = :account_id AND g.time_ms >= d.since_ms AND g.time_ms < d.created_ms
+          ), 0) AS charged_nano
+          FROM dated d
         )
-        SELECT e.*, coalesce(c.charged_nano, 0) AS charged_nano, sum(e.amount_nano) OVER upto AS moved_nano,
-               sum(e.amount_nano - coalesce(c.charged_nano, 0)) OVER upto AS balance_nano
-        FROM entries e LEFT JOIN charges c ON c.entry_id = e.id
-        WHERE e.account_id = :account_id WINDOW upto AS (ORDER BY e.id) ORDER BY e.id
+        SELECT *, sum(amount_nano) OVER upto AS moved_nano, sum(amount_nano - charged_nano) OVER upto AS balance_nano
+        FROM charged WINDOW upto AS (ORDER BY id) ORDER BY id
         """,
         {"account_id": account_id},
     ).fetchall()

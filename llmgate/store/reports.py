@@ -47,7 +47,7 @@ SUMS = {
 
 
 def report(tx: Tx, by: Sequence[str], filters: dict[str, Any]) -> list[Row]:
-    """One row per group: the grouping columns, then `SUMS`. Without a grouping: one row, if there is anything."""
+    """One row per group: the grouping columns, then `SUMS`. Without a grouping: one row of sums."""
     wanted = {name: value for name, value in filters.items() if value is not None}
     columns = [f'{GROUPS[name]} AS "{name}"' for name in by]
     columns += [f"coalesce({sql}, 0) AS {name}" for name, sql in SUMS.items()]

@@ -7,14 +7,16 @@ roll-ups follow from them. Each check is a plain function that yields what it fo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 import msgspec
 
+from .. import pricing
 from ..money import dollars
 from ..pricing import Price, amount
 from ..types import METERS, Meters
-from . import ledger, prices
-from .db import Tx
+from . import ledger
+from .db import Row, Tx
 from .holds import ROLLUP_KEY, ROLLUP_SUMS
 
 
@@ -50,31 +52,46 @@ def verify(tx: Tx, counts: Counts | None = None) -> Iterator[Finding]:
 
 
 def _entries(tx: Tx, counts: Counts) -> Iterator[Finding]:
-    """The chain of hashes: each entry is as it was written, none is missing in between."""
-    before = b""
+    """The chain of hashes: each entry is as it was written, and none is missing, in between or at the end."""
+    before, last = b"", 0
     for row in tx.execute("SELECT * FROM entries ORDER BY id"):
         counts.entries += 1
         expected = ledger.entry_hash(before, dict(row))
-        if row["hash"] != expected:
+        if row["id"] != last + 1:
+            yield from _missing(last + 1, row["id"])
+        elif row["hash"] != expected:
             yield Finding("entries", f"entry {row['id']}", row["hash"].hex()[:16], expected.hex()[:16], derived=False)
-        before = row["hash"]
+        before, last = row["hash"], row["id"]
+    written = tx.value("SELECT seq FROM sqlite_sequence WHERE name = 'entries'") or 0
+    yield from _missing(last + 1, written + 1)
+
+
+def _missing(first: int, after: int) -> Iterator[Finding]:
+    if after - first == 1:
+        yield Finding("entries", f"entry {first}", "-", "an entry", derived=False)
+    elif after > first:
+        yield Finding("entries", f"entries {first} to {after - 1}", "-", "an entry each", derived=False)
 
 
 def _usage(tx: Tx, counts: Counts) -> Iterator[Finding]:
     """Each row's cost and charge follow from its quantities and its price snapshots."""
-    known: dict[int, Price] = {}
-
-    def price(number: int) -> Price:
-        if number not in known:
-            known[number] = prices.snapshot(tx, number).price
-        return known[number]
-
+    known: dict[int | None, Price | None] = {None: None}
     for row in tx.execute("SELECT * FROM usage ORDER BY id"):
         counts.usage += 1
         subject = f"usage {row['id']}"
+        for number in {row["cost_price_id"], row["charge_price_id"]} - known.keys():
+            known[number] = _price(tx, number)
+            if known[number] is None:
+                yield Finding("prices", f"price {number}", "-", "a price", derived=False)
+        cost_price, charge_price = known[row["cost_price_id"]], known[row["charge_price_id"]]
         meters = Meters(*(row[name] for name in METERS))
-        cost = row["cost_nano"] if row["cost_source"] == "upstream" else amount(meters, price(row["cost_price_id"]))
-        charge = amount(meters, price(row["charge_price_id"])) if row["charge_price_id"] else cost
+        cost, charge = row["cost_nano"], row["charge_nano"]
+        if cost_price and row["cost_source"] != "upstream":
+            cost = amount(meters, cost_price)
+        if row["charge_price_id"] is None:
+            charge = cost
+        elif charge_price:
+            charge = amount(meters, charge_price)
         if row["cost_nano"] != cost:
             yield Finding("cost", subject, dollars(row["cost_nano"]), dollars(cost), derived=False)
         if row["charge_nano"] != charge:
@@ -82,6 +99,15 @@ def _usage(tx: Tx, counts: Counts) -> Iterator[Finding]:
         overrun = bool(row["bounded"]) and row["charge_nano"] > row["hold_nano"]
         if bool(row["overrun"]) != overrun:
             yield Finding("overrun", subject, str(bool(row["overrun"])), str(overrun), derived=False)
+
+
+def _price(tx: Tx, number: int) -> Price | None:
+    """A snapshot, or None where it is gone or can't be read."""
+    body = tx.value("SELECT body FROM prices WHERE id = ?", number)
+    try:
+        return pricing.decode(body)
+    except (msgspec.DecodeError, TypeError):
+        return None
 
 
 def _accounts(tx: Tx, counts: Counts) -> Iterator[Finding]:
@@ -119,18 +145,33 @@ def _rollups(tx: Tx, counts: Counts) -> Iterator[Finding]:
     """Roll-ups are the sums of the usage rows of their day; a sealed one is a fact."""
     counts.rollups = tx.value("SELECT count(*) FROM rollups")
     fresh = ", ".join(
-        {"requests": "count(*)", "errors": "sum(status = 'error')"}.get(name, f"sum({name})") + f" AS {name}"
-        for name in ROLLUP_SUMS
+        {"requests": "count(*)", "errors": "sum(status = 'error')"}.get(name, f"sum({name})") for name in ROLLUP_SUMS
     )
     keys = ", ".join(
-        {"team_id": "coalesce(team_id, 0)", "plan": "coalesce(plan, '')"}.get(name, name) + f" AS {name}"
-        for name in ROLLUP_KEY
+        {"team_id": "coalesce(team_id, 0)", "plan": "coalesce(plan, '')"}.get(name, name) for name in ROLLUP_KEY
     )
-    names = ", ".join(ROLLUP_KEY)
-    expected = f"SELECT {keys}, {fresh} FROM usage GROUP BY {names}"
-    stored = f"SELECT {names}, {', '.join(ROLLUP_SUMS)} FROM rollups WHERE NOT sealed AND requests <> 0"
-    for wrong, right, flip in ((stored, expected, False), (expected, stored, True)):
-        for row in tx.execute(f"{wrong} EXCEPT {right}"):
-            subject = " ".join(str(row[name]) for name in ROLLUP_KEY if row[name] not in ("", 0))
-            sums = ", ".join(f"{name} {row[name]}" for name in ("requests", "cost_nano", "charge_nano"))
-            yield Finding("rollups", subject, *(("-", sums) if flip else (sums, "-")), derived=True)
+    rows = tx.execute(
+        f"""
+        SELECT {", ".join(ROLLUP_KEY)}, 1 AS is_stored, {", ".join(ROLLUP_SUMS)} FROM rollups WHERE NOT sealed
+        UNION ALL
+        SELECT {keys}, 0, {fresh} FROM usage GROUP BY {", ".join(str(n + 1) for n in range(len(ROLLUP_KEY)))}
+        ORDER BY {", ".join(ROLLUP_KEY)}
+        """
+    )
+    for key, pair in groupby(rows, key=_rollup_key):
+        sides = {row["is_stored"]: {name: row[name] for name in ROLLUP_SUMS} for row in pair}
+        stored, expected = sides.get(1, {}), sides.get(0, {})
+        differing = [name for name in ROLLUP_SUMS if stored.get(name) != expected.get(name)]
+        if differing:
+            subject = " ".join(str(part) for part in key if part not in ("", 0))
+            yield Finding("rollups", subject, _sums(stored, differing), _sums(expected, differing), derived=True)
+
+
+def _rollup_key(row: Row) -> tuple[str | int, ...]:
+    return tuple(row[name] for name in ROLLUP_KEY)
+
+
+def _sums(row: dict[str, int], names: list[str]) -> str:
+    """Those of a roll-up's sums that differ; of a whole one that is too many or missing, those that aren't 0."""
+    whole = len(names) == len(ROLLUP_SUMS)
+    return ", ".join(f"{name} {row[name]}" for name in names if row and (row[name] or not whole)) or "-"

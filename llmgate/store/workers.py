@@ -24,8 +24,10 @@ class Worker:
         folder.mkdir(mode=0o700, exist_ok=True)
         self.id = secrets.token_hex(8)
         self._path = folder / self.id
-        self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        hidden = folder / f".{self.id}"
+        self._file = os.open(hidden, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
+        hidden.rename(self._path)  # seen only once it is locked: whoever looks takes what isn't for dead
 
     def register(self, tx: Tx) -> None:
         tx.execute(
@@ -52,7 +54,9 @@ def dead(tx: Tx, database: Path) -> list[str]:
 def living(database: Path) -> int:
     """How many workers serve this database now."""
     folder = _folder(database)
-    return sum(_alive(path) for path in folder.iterdir()) if folder.is_dir() else 0
+    if not folder.is_dir():
+        return 0
+    return sum(_alive(path) for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _alive(path: Path) -> bool:
@@ -62,7 +66,7 @@ def _alive(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who look at once don't take each other for it
     except BlockingIOError:
         return True
     else:

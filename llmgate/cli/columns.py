@@ -1,0 +1,111 @@
+"""What a command shows: columns of a kind, and what a value of that kind looks like to a machine and to people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import Enum, auto
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+from ..clock import rfc3339
+from ..money import dollars, usd
+from .session import visible
+
+Row = Mapping[str, Any]
+
+
+class Kind(Enum):
+    """What a column holds."""
+
+    TEXT = auto()
+    WORD = auto()
+    """A short text: a name."""
+    STATE = auto()
+    """A word that is coloured by what it says."""
+    ID = auto()
+    """What one thing is named by in a command: never broken over lines."""
+    NUMBER = auto()
+    MONEY = auto()
+    """nano-USD."""
+    TIME = auto()
+    """Milliseconds since the epoch."""
+    LIST = auto()
+    MAP = auto()
+    FLAG = auto()
+
+
+class Show(Enum):
+    """Whether a table of many rows has the column. JSON, CSV and a single thing always have all."""
+
+    ALWAYS = auto()
+    USED = auto()
+    """Only where some row has a value."""
+    NEVER = auto()
+
+
+class Column(NamedTuple):
+    name: str
+    kind: Kind = Kind.TEXT
+    show: Show = Show.ALWAYS
+    minor: int = 0
+    """Where a terminal is too narrow even for folded texts, the most minor columns go first; 0 never goes."""
+
+    @property
+    def title(self) -> str:
+        """What a table calls it."""
+        return self.name.removesuffix("_usd").removesuffix("_at").replace("_", " ")
+
+    @property
+    def right(self) -> bool:
+        """Whether its values stand at the right edge."""
+        return self.kind in (Kind.NUMBER, Kind.MONEY)
+
+
+def exact(column: Column, row: Row) -> Any:
+    """A value as JSON carries it: money a decimal string of USD, a time RFC 3339 in UTC."""
+    value = row[column.name]
+    if value is None:
+        return None
+    match column.kind:
+        case Kind.MONEY:
+            return usd(value)
+        case Kind.TIME:
+            return rfc3339(value)
+        case Kind.FLAG:
+            return bool(value)
+    return value
+
+
+def shown(column: Column, row: Row, zone: ZoneInfo | None) -> str:
+    """A value as people read it."""
+    value = row[column.name]
+    if value is None:
+        return ""
+    match column.kind:
+        case Kind.MONEY:
+            return dollars(value)
+        case Kind.NUMBER:
+            return f"{value:,}"
+        case Kind.TIME:
+            return _local(value, zone)
+        case Kind.FLAG:
+            return "yes" if value else "no"
+        case Kind.LIST:
+            return visible(", ".join(str(item) for item in value))
+        case Kind.MAP:
+            return visible(", ".join(f"{name}={_item(item)}" for name, item in value.items() if not says_nothing(item)))
+    return visible(str(value))
+
+
+def says_nothing(value: Any) -> bool:
+    return value is None or value is False or value in ("", [], (), {})
+
+
+def _item(value: Any) -> str:
+    return " ".join(str(part) for part in value) if isinstance(value, list) else str(value)
+
+
+def _local(ms: int, zone: ZoneInfo | None) -> str:
+    moment = datetime.fromtimestamp(ms // 1000, UTC).astimezone(zone or UTC)
+    return moment.strftime("%Y-%m-%d %H:%M:%S")

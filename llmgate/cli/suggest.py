@@ -1,0 +1,15 @@
+"""Did you mean …?"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from ..errors import UsageError
+
+
+def unknown(what: str, word: str, known: Iterable[str], path: str) -> UsageError:
+    """There is no such word; but perhaps one that is spelled nearly so."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    cure = f"did you mean {near[0]}?" if near else f"see `{path} --help`"
+    return UsageError(f"there is no {what} {word!r}: {cure}")

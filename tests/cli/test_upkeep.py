@@ -1,0 +1,209 @@
+"""`llmgate init`, `config` and `db`: the files that everything lives in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sqlite3
+import tomllib
+
+import pytest
+
+from llmgate.store import schema
+
+from . import books
+from .conftest import Cli, plain
+
+# ── init ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def config_of(cli: Cli, name: str = "llmgate.toml") -> dict[str, object]:
+    return tomllib.loads((cli.folder / name).read_text())
+
+
+def test_init_without_a_terminal_asks_nothing(cli: Cli) -> None:
+    done = cli("init")
+    assert config_of(cli)["upstreams"] == {"sandbox": {}}
+    assert (cli.folder / "llmgate.toml").read_text() in done.err, "it shows what it writes"
+    assert "llmgate keys add" in done.err
+    assert done.out == ""
+    cli("config", "check")
+
+
+def test_init_takes_the_upstreams_of_the_environment(cli: Cli) -> None:
+    cli("init", OPENAI_API_KEY="sk-x", GROQ_API_KEY="gsk-x")
+    assert set(config_of(cli)["upstreams"]) == {"openai", "groq"}  # type: ignore[call-overload]
+    assert "sk-x" not in (cli.folder / "llmgate.toml").read_text()
+
+
+def test_init_never_overwrites(cli: Cli) -> None:
+    (cli.folder / "llmgate.toml").write_text("# mine\n")
+    for done in (cli("init", code=1), cli("init", "--yes", code=1)):
+        assert "--force" in done.err
+        assert done.err.count("\n") == 1
+    assert "--force" in cli.terminal("init", code=1).out
+    assert (cli.folder / "llmgate.toml").read_text() == "# mine\n"
+    cli("init", "--force")
+    assert config_of(cli)["upstreams"] == {"sandbox": {}}
+
+
+def test_init_by_flags(cli: Cli) -> None:
+    made = cli.data(
+        *("init", "--upstream", "openai", "--upstream", "ollama", "--bind", "0.0.0.0:4000"),
+        *("--billing", "prepaid", "--path", "etc/gate/llmgate.toml"),
+    )
+    assert made == {
+        "config": "etc/gate/llmgate.toml",
+        "upstreams": ["openai", "ollama"],
+        "bind": "0.0.0.0:4000",
+        "billing": "prepaid",
+    }
+    found = config_of(cli, "etc/gate/llmgate.toml")
+    assert found["server"] == {"bind": "0.0.0.0:4000"}
+    assert found["defaults"] == {"billing": "prepaid"}
+
+
+def test_init_says_which_secret_is_missing(cli: Cli) -> None:
+    assert "set OPENAI_API_KEY" in cli("init", "--upstream", "openai").err
+    assert "set OPENAI_API_KEY" not in cli("init", "--upstream", "openai", "--force", OPENAI_API_KEY="sk-x").err
+
+
+def test_init_writes_where_the_config_is_looked_for(cli: Cli) -> None:
+    cli("--config", "one.toml", "init")
+    cli("init", LLMGATE_CONFIG="two.toml")
+    assert (cli.folder / "one.toml").exists()
+    assert (cli.folder / "two.toml").exists()
+
+
+def test_init_asks_on_a_terminal(cli: Cli) -> None:
+    answers = {
+        "Upstreams [openai]": "opnai\n",
+        "opnai is not known\nUpstreams": "openai sandbox\n",
+        "Listen on": "\n",
+        "Billing": "free\n",
+        "a balance is needed\nBilling": "prepaid\n",
+        "Write llmgate.toml?": "y\n",
+    }
+    cli.terminal("init", answers={key.replace("\n", "\r\n"): text for key, text in answers.items()}, OPENAI_API_KEY="x")
+    assert set(config_of(cli)["upstreams"]) == {"openai", "sandbox"}  # type: ignore[call-overload]
+    assert config_of(cli)["defaults"] == {"billing": "prepaid"}
+
+
+def test_init_can_be_declined(cli: Cli) -> None:
+    answers = {"Upstreams": "\n", "Listen on": "\n", "Billing": "\n", "Write llmgate.toml?": "n\n"}
+    assert "nothing was written" in cli.terminal("init", answers=answers, code=1).out
+    assert not (cli.folder / "llmgate.toml").exists()
+
+
+def test_init_with_yes_asks_nothing_on_a_terminal(cli: Cli) -> None:
+    cli.terminal("init", "--yes")
+    assert config_of(cli)["upstreams"] == {"sandbox": {}}
+
+
+# ── config ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_config_check_lists_every_problem(cli: Cli) -> None:
+    (cli.folder / "llmgate.toml").write_text("[server]\nbindd = 1\nbind = 5\n[upstreams.openai]\ntimeout = 3\n")
+    done = cli("config", "check", code=3)
+    for place in ("server.bindd", "server.bind ", "upstreams.openai.timeout"):
+        assert place in done.out
+    assert "3 problems found" in done.err
+    assert done.err.count("\n") == 1
+    found = cli("config", "check", "--json", code=3)
+    assert found.json["ok"] is False
+    assert len(found.json["problems"]) == 3
+    assert found.error["code"] == "problems_found"
+
+
+def test_config_check_needs_the_secrets(cli: Cli) -> None:
+    (cli.folder / "llmgate.toml").write_text('[upstreams.openai]\napi_key = "${MY_KEY}"\n')
+    assert "MY_KEY" in cli("config", "check", code=3).out
+    done = cli("config", "check", MY_KEY="sk-x")
+    assert done.err == ""
+    assert "is right" in done.out
+    cli("keys", "add", "alice")
+
+
+def test_config_check_without_a_config(cli: Cli) -> None:
+    assert cli("config", "check", "--json").json["ok"] is True
+    assert "no config file" in cli("config", "check").out
+
+
+def test_config_show_masks_secrets(cli: Cli) -> None:
+    (cli.folder / "llmgate.toml").write_text(
+        '[upstreams.openai]\napi_key = "sk-very-secret"\n[upstreams.groq]\napi_key = "${GROQ_API_KEY}"\n'
+        "[models.m]\nprice = { input = 0.25 }\n"
+    )
+    for options in ([], ["--json"], ["--format", "csv"], ["--format", "md"]):
+        assert "very-secret" not in cli("config", "show", *options).out
+    text = cli("config", "show").out
+    assert tomllib.loads(text)["upstreams"]["groq"]["api_key"] == "${GROQ_API_KEY}"
+    assert cli("config").out == text
+    assert cli.data("config", "show")["models"]["m"]["price"] == {"input": "0.25"}
+    rows = dict(csv.reader(io.StringIO(cli("config", "show", "--format", "csv").out)))
+    assert rows["models.m.price.input"] == "0.25"
+
+
+def test_config_path(cli: Cli) -> None:
+    found = cli.data("config", "path")
+    assert found == {"config": None, "database": str(cli.folder / "data" / "llmgate" / "llmgate.db")}
+    (cli.folder / "llmgate.toml").write_text("")
+    found = cli.data("config", "path")
+    assert found == {"config": str(cli.folder / "llmgate.toml"), "database": str(cli.folder / "llmgate.db")}
+    assert cli.data("config", "path", "--db", "x.db")["database"] == str(cli.folder / "x.db")
+    assert not (cli.folder / "llmgate.db").exists(), "to be asked is not to be made"
+
+
+# ── db ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_db_stats(reader: Cli) -> None:
+    found = reader.data("db")
+    assert found["size_bytes"] > 10_000
+    assert (found["schema"], found["zone"]) == (schema.VERSION, "UTC")
+    assert (found["rows"]["usage"], found["rows"]["users"], found["rows"]["holds"]) == (5, 2, 0)
+    assert not any(name.startswith(("_", "sqlite_")) for name in found["rows"])
+    assert "holds=0" in reader("db", "stats").out
+    assert "usage=5" in plain(reader.terminal("db", "stats").out)
+
+
+def test_db_backup(cli: Cli) -> None:
+    path = books.fill(cli.folder / "llmgate.db")
+    done = cli("--db", path, "db", "backup", "copy.db")
+    assert "the copy is sound" in done.err
+    assert cli.data("--db", "copy.db", "credits") == cli.data("--db", path, "credits")
+    again = cli("--db", path, "db", "backup", "copy.db", "--json", code=4)
+    assert "exists already" in again.error["message"]
+    made = cli.data("--db", path, "db", "backup", "other.db")
+    assert made["size_bytes"] == (cli.folder / "other.db").stat().st_size or made["size_bytes"] > 0
+    cli("--db", path, "db", "backup", "no/such/folder/../..", code=4)
+
+
+def test_db_migrate(cli: Cli) -> None:
+    path = books.fill(cli.folder / "llmgate.db")
+    assert cli.data("--db", path, "db", "migrate") == {
+        "database": str(path),
+        "from": schema.VERSION,
+        "to": schema.VERSION,
+    }
+    assert f"at schema {schema.VERSION} already" in cli("--db", path, "db", "migrate").err
+
+
+def test_set_zone(cli: Cli) -> None:
+    path = books.fill(cli.folder / "llmgate.db")
+    assert cli.data("--db", path, "db", "set-zone", "Europe/Berlin") == {
+        "database": str(path),
+        "from": "UTC",
+        "to": "Europe/Berlin",
+    }
+    with sqlite3.connect(path) as other:
+        assert other.execute("SELECT value FROM meta WHERE key = 'zone'").fetchone() == ("Europe/Berlin",)
+    other.close()
+    assert "did you mean" in cli("db", "set-zon", "UTC", code=2).err
+
+
+@pytest.mark.parametrize("word", ["keys", "db", "config"])
+def test_a_bare_noun_does_what_its_first_verb_does(reader: Cli, word: str) -> None:
+    first = {"keys": "list", "db": "stats", "config": "show"}[word]
+    assert reader(word, "--json").out == reader(word, first, "--json").out

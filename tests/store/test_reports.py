@@ -1,0 +1,253 @@
+"""Reports over roll-ups, against sums worked out in Python from the requests themselves."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmgate.pricing import UNITS, Price, amount
+from llmgate.store import accounts, keys, reports
+from llmgate.types import Meters, Status
+
+from ..books import PRICE, Book
+
+
+class Request(NamedTuple):
+    """A request as the model knows it."""
+
+    user: str
+    team: str
+    key: str
+    plan: str
+    model: str
+    upstream: str
+    day: str
+    error: bool
+    meters: Meters
+    cost: int
+    charge: int
+
+
+MODELS = ("gpt-4o", "gpt-4o-mini", "o3", "claude-sonnet")
+UPSTREAMS = ("openai", "azure")
+CHARGE = Price(input=3 * UNITS, output=UNITS // 3)
+USERS = {"alice": "", "bob": "ops", "carl": "ops", "dora": "dev"}
+
+
+def monday(day: str) -> str:
+    found = date.fromisoformat(day)
+    return (found - timedelta(days=found.weekday())).isoformat()
+
+
+GROUPS: dict[str, Callable[[Request], str]] = {
+    "user": lambda one: one.user,
+    "team": lambda one: one.team,
+    "key": lambda one: one.key,
+    "model": lambda one: one.model,
+    "upstream": lambda one: one.upstream,
+    "plan": lambda one: one.plan,
+    "day": lambda one: one.day,
+    "week": lambda one: monday(one.day),
+    "month": lambda one: one.day[:7],
+}
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Book, list[Request]]]:
+    """Some 150 requests of four users over two years' ends, a few of them corrected later."""
+    chance = random.Random(42)
+    book = Book(tmp_path_factory.mktemp("reports") / "llmgate.db")
+    for team in ("ops", "dev"):
+        book.team(team)
+    owned = {}
+    for user, team in USERS.items():
+        owned[f"{user}/default"] = book.user(user, team=team or None)
+        with book.write() as tx:
+            owned[f"{user}/laptop"] = keys.add(tx, user, name="laptop").key
+            accounts.set_user(tx, user, {"plan": {"alice": "pro", "bob": "free"}.get(user, "")})
+    days = [(date(2026, 12, 24) + timedelta(days=number)).isoformat() for number in range(16)]
+    requests = []
+    for _ in range(150):
+        key = chance.choice(list(owned))
+        user = key.partition("/")[0]
+        meters = Meters(**{name: chance.randrange(50) for name in Meters.__struct_fields__ if name != "calls"}, calls=1)
+        charge = chance.choice((None, CHARGE))
+        one = Request(
+            user=user,
+            team=USERS[user],
+            key=key,
+            plan={"alice": "pro", "bob": "free"}.get(user, ""),
+            model=chance.choice(MODELS),
+            upstream=chance.choice(UPSTREAMS),
+            day=chance.choice(days),
+            error=chance.random() < 0.2,
+            meters=meters,
+            cost=amount(meters, PRICE),
+            charge=amount(meters, charge or PRICE),
+        )
+        shared: dict[str, Any] = {"charge": charge, "model": one.model, "upstream": one.upstream}
+        hold = book.place(owned[key], day=one.day, **shared)
+        if chance.random() < 0.2:  # what was believed of it at first
+            book.settle(hold, Meters(input=1, calls=1), **shared | {"upstream": chance.choice(UPSTREAMS)})
+        book.settle(hold, meters, status=Status.ERROR if one.error else Status.OK, **shared)
+        requests.append(one)
+    assert book.findings() == []
+    yield book, requests
+    book.close()
+
+
+def summed(requests: list[Request]) -> dict[str, int]:
+    return {
+        "requests": len(requests),
+        "input_tokens": sum(one.meters.input_tokens for one in requests),
+        "cached_tokens": sum(one.meters.cached_input for one in requests),
+        "output_tokens": sum(one.meters.output_tokens for one in requests),
+        "cost_nano": sum(one.cost for one in requests),
+        "charge_nano": sum(one.charge for one in requests),
+        "errors": sum(one.error for one in requests),
+    }
+
+
+def expected(requests: list[Request], by: list[str]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, ...], list[Request]] = defaultdict(list)
+    for one in requests:
+        groups[tuple(GROUPS[name](one) for name in by)].append(one)
+    return [dict(zip(by, group, strict=True)) | summed(members) for group, members in groups.items()]
+
+
+def found(book: Book, by: list[str], **filters: Any) -> list[dict[str, Any]]:
+    return [dict(row) for row in reports.report(book.tx, by, filters)]
+
+
+def unordered(rows: list[dict[str, Any]]) -> list[list[tuple[str, Any]]]:
+    return sorted(sorted(row.items(), key=str) for row in rows)
+
+
+def test_every_grouping_and_filter_is_tried_here() -> None:
+    assert set(reports.GROUPS) == set(GROUPS)
+    assert set(reports.FILTERS) == {"user", "team", "key", "model", "upstream", "plan", "since", "until"}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_groups(history: tuple[Book, list[Request]], name: str) -> None:
+    book, requests = history
+    rows = found(book, [name])
+    assert unordered(rows) == unordered(expected(requests, [name]))
+    if name in reports.IN_ORDER:
+        assert [row[name] for row in rows] == sorted(row[name] for row in rows)
+    else:
+        assert rows == sorted(rows, key=lambda row: (-row["charge_nano"], row[name])), "dearest first"
+
+
+def test_a_week_is_named_by_its_monday_also_over_new_year(history: tuple[Book, list[Request]]) -> None:
+    book, _ = history
+    assert [row["week"] for row in found(book, ["week"])] == ["2026-12-21", "2026-12-28", "2027-01-04"]
+    assert [row["month"] for row in found(book, ["month"])] == ["2026-12", "2027-01"]
+
+
+@pytest.mark.parametrize(
+    ("day", "week"),
+    [
+        ("2026-11-16", "2026-11-16"),
+        ("2026-11-22", "2026-11-16"),
+        ("2026-11-23", "2026-11-23"),
+        ("2027-01-01", "2026-12-28"),
+        ("2028-02-29", "2028-02-28"),
+        ("2028-03-01", "2028-02-28"),
+    ],
+)
+def test_weeks(book: Book, day: str, week: str) -> None:
+    book.use(book.user("alice"), Meters(input=1, calls=1), day=day)
+    assert [row["week"] for row in found(book, ["week"])] == [week]
+
+
+FILTERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "user": st.sampled_from([*USERS, "nobody", None]),
+        "team": st.sampled_from(["ops", "dev", "none"]),
+        "key": st.sampled_from(["alice/default", "bob/laptop", "x/y"]),
+        "model": st.sampled_from(["gpt-4o", "gpt-4o*", "*", "[co]*", "GPT*"]),
+        "upstream": st.sampled_from(["openai", "azure", "x"]),
+        "plan": st.sampled_from(["pro", "free", "", "x"]),
+        "since": st.dates(date(2026, 12, 20), date(2027, 1, 10)).map(str),
+        "until": st.dates(date(2026, 12, 20), date(2027, 1, 10)).map(str),
+    },
+)
+
+
+def passes(one: Request, filters: dict[str, str | None]) -> bool:
+    for name, value in filters.items():
+        match name, value:
+            case _, None:
+                continue
+            case "since", str(day):
+                fits = one.day >= day
+            case "until", str(day):
+                fits = one.day <= day
+            case "model", str(glob):
+                fits = fnmatchcase(one.model, glob)
+            case _:
+                fits = getattr(one, name) == value
+        if not fits:
+            return False
+    return True
+
+
+@settings(max_examples=150, deadline=None)
+@given(by=st.lists(st.sampled_from(sorted(GROUPS)), min_size=1, max_size=4, unique=True), filters=FILTERS)
+def test_groups_and_filters_together(
+    history: tuple[Book, list[Request]], by: list[str], filters: dict[str, str | None]
+) -> None:
+    book, requests = history
+    kept = [one for one in requests if passes(one, filters)]
+    assert unordered(found(book, by, **filters)) == unordered(expected(kept, by))
+
+
+def test_a_key_is_also_named_by_its_id(history: tuple[Book, list[Request]]) -> None:
+    book, requests = history
+    key_id = keys.key_row(book.tx, "bob/laptop")["id"]
+    (row,) = found(book, ["key"], key=key_id)
+    assert row == {"key": "bob/laptop"} | summed([one for one in requests if one.key == "bob/laptop"])
+
+
+def test_without_a_grouping_there_is_one_sum(history: tuple[Book, list[Request]]) -> None:
+    book, requests = history
+    assert found(book, []) == [summed(requests)]
+    assert found(book, [], user="nobody") == [summed([])]
+
+
+def test_where_nothing_was_used_there_is_no_group(book: Book) -> None:
+    book.user("alice")
+    assert found(book, ["user"]) == []
+
+
+def test_a_report_is_of_how_things_were(book: Book) -> None:
+    """Who changes teams takes no history along; who is renamed does."""
+    book.team("ops")
+    book.team("dev")
+    key = book.user("alice", team="ops")
+    book.use(key, Meters(input=1, calls=1))
+    with book.write() as tx:
+        accounts.set_user(tx, "alice", {"team": "dev", "plan": "pro"})
+        keys.change(tx, "alice", {"name": "phone"})
+    book.use(key, Meters(input=2, calls=1))
+    rows = [(row["team"], row["plan"], row["key"], row["input_tokens"]) for row in found(book, ["team", "plan", "key"])]
+    assert rows == [("dev", "pro", "alice/phone", 2), ("ops", "", "alice/phone", 1)]
+
+
+def test_what_was_corrected_leaves_no_empty_group_behind(book: Book) -> None:
+    hold = book.place(book.user("alice"))
+    book.settle(hold, Meters(input=1, calls=1), upstream="openai")
+    book.settle(hold, Meters(input=2, calls=1), upstream="azure")
+    assert [row["upstream"] for row in found(book, ["upstream"])] == ["azure"]
+    book.release(hold)
+    assert found(book, ["upstream"]) == []
