@@ -328,6 +328,7 @@ class Inside(Books):
         self._config = config
         self._durable = durable
         self._tasks: list[asyncio.Task[Any]] = []
+        self._stopped = False
 
     async def __aenter__(self) -> Inside:
         resolved = resolve(parse(tomli_w.dumps(self._config)), {})
@@ -367,17 +368,24 @@ class Inside(Books):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
+        await self.stop()
+        if error is None:
+            assert [end for end in self._ended if isinstance(end, Exception)] == []
+            assert self.findings() == []
+            assert self.value("SELECT count(*) FROM holds") == 0
+
+    async def stop(self, *, patience_s: float = 30) -> None:
+        """End, as the server does; more than once is once."""
+        if self._stopped:
+            return
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
-        ended = await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.gateway.close()
+        self._ended = await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.gateway.close(patience_s=patience_s)
         await self.writer.close(patience_s=0)
         self._worker.close()
         self._store.close()
-        if error is None:
-            assert [end for end in ended if isinstance(end, Exception)] == []
-            assert self.findings() == []
-            assert self.value("SELECT count(*) FROM holds") == 0
 
 
 def chat_body(**fields: Any) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def searched(found: Quote, price: Dearest, room: int) -> int | None:
     return low
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(quotes(), st.data())
 def test_the_clamp_is_the_largest_output_that_fits(pair: tuple[Quote, Dearest], data: st.DataObject) -> None:
     found, price = pair

@@ -200,6 +200,9 @@ def same_rates(one: Price | None, other: Price | None) -> bool:
         (OLLAMA, "gpt-4o", "model_not_priced", "'gpt-4o' has no price"),
         (LOCAL + '[models.big]\nroutes = [{ upstream = "gpu1", model = "x" }]', "big", "model_not_priced", "no price"),
         (LOCAL + "[models.big]\nmax_output = 5", "gpu1/big", "model_not_priced", '[models."gpu1/big"]'),
+        # known, but to none of those who are configured
+        (MISTRAL, "gpt-4o", "model_not_priced", "'gpt-4o' has no price"),
+        (MISTRAL + LOCAL, "gpt-4o", "model_not_found", "no upstream is known to serve 'gpt-4o'"),
         # the charge would be known, but not the cost: margins would be lies
         ("defaults.flat_rate = 20" + LOCAL, "my-llama", "model_not_found", "not known"),
         # every route must be priced
