@@ -6,7 +6,7 @@ is found is kept: a request never pays for it twice.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -70,15 +70,15 @@ def find(model: str, provider: str | None, date: str) -> Listed | None:
 
     `date` is part of the question because lists are dated, and because it makes the answer cacheable for a day.
     """
-    at = datetime.fromisoformat(date).replace(tzinfo=UTC)
     try:
         owner, info = _snapshot().find_provider_model(model, None, provider, None)
     except LookupError:
         return None
-    price = _price(info.get_prices(at))
+    moments = _moments(info, datetime.fromisoformat(date).date())
+    price = _price([info.get_prices(at) for at in moments])
     if price is None:
         return None
-    tiers = {name: _price(info.get_prices(at, {"service_tier": name})) for name in SERVICE_TIERS}
+    tiers = {name: _price([info.get_prices(at, {"service_tier": name}) for at in moments]) for name in SERVICE_TIERS}
     return Listed(
         provider=owner.id,
         model=info.id,
@@ -122,8 +122,23 @@ def models(provider: str) -> list[str]:
     return []
 
 
-def _price(listed: Any) -> Price | None:
-    """A `genai_prices.types.ModelPrice` as a Price, or None where it says nothing that we meter."""
+def _moments(info: Any, day: date) -> list[datetime]:
+    """When a model's prices change on a day, beginning with its first instant: some vendors bill by the hour of it."""
+    conditions = [entry.constraint for entry in (*_several(info.prices), *(info.price_variants or ()))]
+    daily = [one for one in conditions if hasattr(one, "start_time")]
+    hours = {time.min, *(one.start_time for one in daily), *(one.end_time for one in daily)}
+    return [datetime.combine(day, hour, tzinfo=hour.tzinfo or UTC) for hour in hours]
+
+
+def _several(prices: Any) -> tuple[Any, ...]:
+    """The prices of a model that has more than one."""
+    return tuple(prices) if isinstance(prices, list) else ()
+
+
+def _price(listed: list[Any]) -> Price | None:
+    """The dearest of a day's `genai_prices.types.ModelPrice`s as a Price, or None where they say nothing that we meter:
+    what is charged is never below what is billed.
+    """
     starts = sorted({tier.start for _, value in _values(listed) for tier in getattr(value, "tiers", ())})
     base = _flat(listed, 0)
     if base is None:
@@ -132,11 +147,11 @@ def _price(listed: Any) -> Price | None:
     return msgspec.structs.replace(base, tiers=tiers)
 
 
-def _values(listed: Any) -> list[tuple[str, Any]]:
-    return [(key, value) for key, value in vars(listed).items() if value is not None]
+def _values(listed: list[Any]) -> list[tuple[str, Any]]:
+    return [(key, value) for one in listed for key, value in vars(one).items() if value is not None]
 
 
-def _flat(listed: Any, input_tokens: int) -> Price | None:
+def _flat(listed: list[Any], input_tokens: int) -> Price | None:
     """The rates that hold for a request of so many input tokens."""
     found: dict[str, int] = {}
     for key, value in _values(listed):
@@ -147,10 +162,13 @@ def _flat(listed: Any, input_tokens: int) -> Price | None:
                 if input_tokens > tier.start:
                     usd = tier.price
         if key in TOKEN_KEYS:
-            found[TOKEN_KEYS[key]] = catalogue_nano(usd)
+            name, rate = TOKEN_KEYS[key], catalogue_nano(usd)
         elif key in COUNT_KEYS:
             name, times = COUNT_KEYS[key]
-            found[name] = catalogue_nano(usd * times if times else usd * 1_000_000 / MS_PER_HOUR)
+            rate = catalogue_nano(usd * times if times else usd * 1_000_000 / MS_PER_HOUR)
+        else:
+            continue
+        found[name] = max(rate, found.get(name, 0))
     if "cache_write" in found:
         # An hour in the cache costs at least what five minutes do; where the list is silent, not the plain input price.
         found.setdefault("cache_write_1h", found["cache_write"])

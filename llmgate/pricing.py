@@ -86,7 +86,7 @@ PARENTS: Mapping[str, str] = {
     "audio_output": "output",
 }
 
-BY_PIECE = ("images", "milliseconds", "searches", "characters", "calls")
+TOKENS = ("input", "output", *PARENTS)
 
 
 def price_of(table: Mapping[str, Decimal | int] | str) -> Price:
@@ -113,14 +113,15 @@ def price_of(table: Mapping[str, Decimal | int] | str) -> Price:
 def _rates(price: Price) -> tuple[int, ...]:
     """Every rate of one price with its fallbacks filled in, in the order of `METERS`.
 
-    A price by the token alone that names only one of `input` and `output` lends it to the other: not naming a rate
-    must never make tokens free. Only a price by the piece (per image, per second …) leaves its tokens at nothing.
+    A price that names only one of `input` and `output` lends it to the other, and one that names neither of them, but
+    other tokens, lends the dearest of those: not naming a rate must never make tokens free. Only a price by nothing but
+    the piece (per image, per second …) leaves its tokens at nothing.
     """
-    by_piece = any(getattr(price, name) is not None for name in BY_PIECE)
-    roots = {"input": price.input, "output": price.output}
-    if not by_piece or roots["input"] is not None or roots["output"] is not None:
-        roots["input"] = price.input if price.input is not None else price.output
-        roots["output"] = price.output if price.output is not None else price.input
+    roots: dict[str, int | None] = {}
+    named = [rate for name in TOKENS if (rate := getattr(price, name)) is not None]
+    if named:
+        known = [rate for rate in (price.input, price.output) if rate is not None] or [max(named)]
+        roots = {"input": known[0], "output": known[-1]}
     filled = []
     for name in METERS:
         own = getattr(price, name)

@@ -6,7 +6,7 @@ daemon keeps what was resolved for as long as its config and the day last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -44,6 +44,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """What this upstream calls it."""
     tariff: Tariff
     context_window: int | None
+    weight: int = 1
+    """Its share among the routes of its model."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +55,6 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     names: tuple[str, ...]
     """Every name it goes by: as asked for, and as `upstream/model` of each route."""
     routes: tuple[Route, ...]
-    """In the order in which they are tried."""
     max_output: int
 
 
@@ -62,6 +63,7 @@ class _Place(NamedTuple):
 
     upstream: Upstream
     model: str
+    weight: int = 1
 
 
 def resolve(config: Config, upstreams: Mapping[str, Upstream], model: str, date: str, format: str = "openai") -> Target:  # noqa: A002
@@ -74,12 +76,12 @@ def resolve(config: Config, upstreams: Mapping[str, Upstream], model: str, date:
     table = config.models.get(model)
     places = _places(upstreams, model, table, format)
     routes = tuple(_route(config, model, place, date) for place in places)
-    own = table or next((entry for place in places if (entry := _entry(config, place))), None)
+    tables = [table for place in places for table in _entries(config, model, place)]
     return Target(
         model=model,
         names=(model, *(name for place in places if (name := f"{place.upstream.name}/{place.model}") != model)),
         routes=routes,
-        max_output=(own.max_output if own else None) or config.defaults.max_output,
+        max_output=next((table.max_output for table in tables if table.max_output), config.defaults.max_output),
     )
 
 
@@ -91,12 +93,13 @@ def _places(
 ) -> list[_Place]:
     """Who serves a model: its own routes; else `upstream/model`; else whom the catalogue knows; else the only one."""
     if table and table.routes:
-        return [_Place(upstreams[route.upstream], route.model or model) for route in table.routes]
+        return [_Place(upstreams[route.upstream], route.model or model, route.weight) for route in table.routes]
     name, slash, rest = model.partition("/")
     if slash and rest and name in upstreams:
         return [_Place(upstreams[name], rest)]
     speaking = [upstream for upstream in upstreams.values() if upstream.format == format]
-    provider = catalogue.provider_of(model)
+    # The catalogue is large: it stays unread as long as nobody here is priced by it.
+    provider = catalogue.provider_of(model) if any(upstream.catalogue for upstream in speaking) else None
     if provider:
         known = [upstream for upstream in speaking if upstream.catalogue == provider]
         known = known or [
@@ -114,26 +117,32 @@ def _places(
     )
 
 
-def _entry(config: Config, place: _Place) -> ModelTable | None:
-    """The `[models]` entry that a place belongs to, whatever name it was asked by: no alias gets round its price.
+def _entries(config: Config, model: str, place: _Place) -> Iterator[ModelTable]:
+    """The `[models]` entries that a place belongs to, whatever name it was asked by: no alias gets round their price.
 
-    That is the entry of the upstream's own name for the model, or one that routes there.
+    First the one of the name that was asked for; then the one of the upstream's own name for the model; and, unless
+    the name has an entry of its own, those that route there. Capitals don't count, as they don't to some upstreams.
     """
-    if place.model in config.models and not config.models[place.model].routes:
-        return config.models[place.model]
+    own = config.models.get(model)
+    if own:
+        yield own
+    wanted = place.model.casefold()
+    alike = [name for name, table in config.models.items() if not table.routes and name.casefold() == wanted]
+    yield from (config.models[name] for name in sorted(alike, key=lambda name: name != place.model))
+    if own:
+        return
     for name, table in config.models.items():
         for route in table.routes:
-            if route.upstream == place.upstream.name and (route.model or name) == place.model:
-                return table
-    return None
+            if route.upstream == place.upstream.name and (route.model or name).casefold() == wanted:
+                yield table
 
 
 def _route(config: Config, model: str, place: _Place, date: str) -> Route:
-    table = config.models.get(model) or _entry(config, place)
+    tables = list(_entries(config, model, place))
     upstream = place.upstream
     listed = _listed(upstream, place.model, date)
-    charge_table = (table.price if table else None) or upstream.price
-    cost_table = (table.cost if table else None) or upstream.cost
+    charge_table = next((table.price for table in tables if table.price), upstream.price)
+    cost_table = next((table.cost for table in tables if table.cost), upstream.cost)
     charge = price_of(charge_table) if charge_table is not None else _flat(config.defaults.flat_rate)
     if cost_table is not None:
         tariff = Tariff(price_of(cost_table), CostSource.CONFIG, charge, {})
@@ -143,13 +152,23 @@ def _route(config: Config, model: str, place: _Place, date: str) -> Route:
         # The price is also the cost where nobody says otherwise; then charging at cost says it once.
         tariff = Tariff(price_of(charge_table), CostSource.CONFIG, None, {})
     else:
-        raise _unpriced(model, place, known=table is not None or catalogue.provider_of(place.model) is not None)
+        raise _unpriced(model, place, known=bool(tables) or catalogue.provider_of(place.model) is not None)
     return Route(
         upstream=upstream,
         model=place.model,
         tariff=tariff,
         context_window=listed.context_window if listed else None,
+        weight=place.weight,
     )
+
+
+def ordered(weights: Sequence[int], draw: Callable[[], float]) -> list[int]:
+    """In which order routes are tried: each comes first as often as its weight says, and so on among the rest.
+
+    `draw` gives numbers from 0 to 1 (Efraimidis and Spirakis: the keys u^(1/w) in descending order). Returns indexes.
+    """
+    keys = [draw() ** (1 / weight) for weight in weights]
+    return sorted(range(len(weights)), key=lambda index: -keys[index])
 
 
 def _listed(upstream: Upstream, model: str, date: str) -> Listed | None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import random
 import secrets
 import time
 from collections.abc import Coroutine, Mapping
@@ -31,11 +32,13 @@ from ..clock import day_of
 from ..config import Config, Upstream
 from ..errors import LlmgateError, Refusal, UpstreamFailure
 from ..money import usd
+from ..plans import policy_of
 from ..pricing import Price, dearest
 from ..routing import Route
 from ..store import holds, keys, prices
+from ..store.admission import Claim
 from ..store.db import Database, Tx, now_ms
-from ..store.holds import Claim, Hold, Settled
+from ..store.holds import Hold, Settled
 from ..store.keys import Caller
 from ..types import Ask
 from ..wire import body as wire_body
@@ -105,6 +108,7 @@ class Gateway:
     def _configure(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
         self.config = config
         self.upstreams = upstreams
+        self._policy = policy_of(config)
         self._trusted = tuple(ipaddress.ip_network(network) for network in config.server.trusted_proxies)
         self._transports = {name: up.transport_for(upstream) for name, upstream in upstreams.items()}
         self._resolved: dict[tuple[str, str], Resolved] = {}
@@ -174,7 +178,7 @@ class Gateway:
         exchange.resolved = await self.resolve(exchange.ask.model)
         claim = self._claim(exchange, exchange.ask, exchange.resolved, key_hash, tags_of(scope))
         # Decided here as well, so that who is refused never takes the writer's time.
-        holds.decide(self.reading(), claim)
+        holds.decide(self.reading(), claim, self._policy)
         return fields, claim
 
     async def resolve(self, model: str) -> Resolved:
@@ -224,7 +228,10 @@ class Gateway:
 
     async def _place(self, claim: Claim) -> Hold:
         """Place the hold. If we are cancelled while it is being written it is released again: nobody would own it."""
-        placing = asyncio.ensure_future(self.writer.run(lambda tx: holds.place(tx, claim), patience_s=HOLD_PATIENCE_S))
+        policy = self._policy
+        placing = asyncio.ensure_future(
+            self.writer.run(lambda tx: holds.place(tx, claim, policy), patience_s=HOLD_PATIENCE_S)
+        )
         try:
             return await asyncio.shield(placing)
         except asyncio.CancelledError:
@@ -281,7 +288,9 @@ class Gateway:
         give_up = time.monotonic() + up.RETRY_BUDGET_S
         answer: Answer | None = None
         failure: UpstreamFailure | None = None
-        for priced in exchange.resolved.routes:
+        routes = exchange.resolved.routes
+        for index in routing.ordered([priced.route.weight for priced in routes], random.random):
+            priced = routes[index]
             upstream = priced.route.upstream
             request = self._request(exchange, priced.route, fields, scope)
             for tries in range(up.TRIES_PER_ROUTE):
@@ -415,11 +424,13 @@ class Gateway:
             hold_id = exchange.hold.id
             outcome = exchange.outcome = outcome_of(exchange)
 
+            policy = self._policy
+
             def resolve(tx: Tx) -> Settled | None:
                 if outcome is None:
                     holds.release(tx, hold_id)
                     return None
-                return holds.settle(tx, hold_id, outcome)
+                return holds.settle(tx, hold_id, outcome, policy)
 
             exchange.settling = self._spawn(self.writer.run(resolve))
         return exchange.settling

@@ -7,13 +7,14 @@ roll-ups follow from them. Each check is a plain function that yields what it fo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from zoneinfo import ZoneInfo
 
 import msgspec
 
 from ..money import dollars
 from ..pricing import Price, amount
 from ..types import METERS, Meters
-from . import ledger, prices
+from . import ledger, limits, prices
 from .db import Tx
 from .holds import ROLLUP_KEY, ROLLUP_SUMS
 
@@ -37,6 +38,7 @@ class Counts(msgspec.Struct):
     accounts: int = 0
     holds: int = 0
     rollups: int = 0
+    counters: int = 0
 
 
 def verify(tx: Tx, counts: Counts | None = None) -> Iterator[Finding]:
@@ -47,6 +49,7 @@ def verify(tx: Tx, counts: Counts | None = None) -> Iterator[Finding]:
     yield from _accounts(tx, counts)
     yield from _holds(tx, counts)
     yield from _rollups(tx, counts)
+    yield from _counters(tx, counts)
 
 
 def _entries(tx: Tx, counts: Counts) -> Iterator[Finding]:
@@ -134,3 +137,15 @@ def _rollups(tx: Tx, counts: Counts) -> Iterator[Finding]:
             subject = " ".join(str(row[name]) for name in ROLLUP_KEY if row[name] not in ("", 0))
             sums = ", ".join(f"{name} {row[name]}" for name in ("requests", "cost_nano", "charge_nano"))
             yield Finding("rollups", subject, *(("-", sums) if flip else (sums, "-")), derived=True)
+
+
+def _counters(tx: Tx, counts: Counts) -> Iterator[Finding]:
+    """A limit's counter is the sum of the usage rows, and of the holds, that were placed in its window."""
+    zone = ZoneInfo(tx.value("SELECT value FROM meta WHERE key = 'zone'"))
+    for row in tx.execute("SELECT * FROM counters ORDER BY id").fetchall():
+        counts.counters += 1
+        used, held = limits.expected(tx, row, zone)
+        subject = f"{row['subject_kind']} {row['subject_id']} {limits.limit_of(row)}"
+        for what, expected in (("used", used), ("held", held)):
+            if row[what] != expected:
+                yield Finding(f"limits {what}", subject, str(row[what]), str(expected), derived=True)

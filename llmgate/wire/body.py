@@ -29,11 +29,13 @@ def read(body: bytes, known: frozenset[str]) -> Fields:
     """
     try:
         fields = _top.decode(body)
+    except RecursionError as error:
+        raise Refusal("the body is nested too deeply") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refusal(f"the body is not a JSON object: {error}") from error
     for name in fields:
-        if name not in known and name.lower() in known:
-            raise Refusal(f"the field {name!r} is written {name.lower()!r}", param=name.lower())
+        if name not in known and (meant := name.casefold()) in known:  # as Go folds: a long s is an s
+            raise Refusal(f"the field {name!r} is written {meant!r}", param=meant)
     # A name can only come twice if its text is there twice, or if it is written with escapes.
     if b"\\u" in body or any(body.count(b'"%b"' % name.encode()) > 1 for name in fields if name in known):
         _refuse_twins(body, known)
@@ -66,9 +68,9 @@ def value(fields: Fields, name: str) -> Any:
         return None
     try:
         return msgspec.json.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         try:
-            return json.loads(bytes(raw))  # lone surrogates, huge exponents: valid JSON that msgspec won't take
+            return json.loads(bytes(raw))  # huge exponents: valid JSON that msgspec won't take
         except (ValueError, RecursionError) as error:
             raise Refusal(f"the field {name!r} can't be read", param=name) from error
 

@@ -6,6 +6,7 @@ matters.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
@@ -212,6 +213,27 @@ class _Answer(msgspec.Struct):
 _answer = msgspec.json.Decoder(_Answer)
 
 
+def _decode(data: bytes) -> _Answer | None:
+    """An answer or a chunk, or None if it isn't a JSON object.
+
+    What was billed must be heard also where something else in it is odd: half a character, or a field of another shape.
+    """
+    try:
+        return _answer.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        found = json.loads(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    try:
+        return msgspec.convert(found, _Answer)
+    except msgspec.ValidationError:
+        return _Answer(**{name: found.get(name) for name in ("usage", "service_tier", "error")})
+
+
 class Heard(msgspec.Struct):
     """What was heard of an answer so far."""
 
@@ -236,21 +258,35 @@ class Heard(msgspec.Struct):
         if isinstance(answer.service_tier, str):
             self.service_tier = answer.service_tier
         if isinstance(answer.usage, dict):
-            self.usage = read_usage(answer.usage, self.service_tier)
+            self.usage = read_usage(answer.usage, self.service_tier) or self.usage
         if answer.error is not None:
             self.failed = True
 
 
-def read_usage(usage: dict[str, Any], tier: str | None = None) -> Usage:
-    """An OpenAI `usage` object as disjoint meters.
+MOST_TOKENS = 10**9
+"""No request has so many: a count from there on is a mistake, and its amount might not fit 64 bits."""
 
-    Cached, cache-write, audio and image tokens are parts of `prompt_tokens`; reasoning and audio are parts of
-    `completion_tokens`. Some servers (xAI) count reasoning beside the completion: their total says so.
+MOST_COST = 10**6
+"""In USD: likewise."""
+
+
+def read_usage(usage: dict[str, Any], tier: str | None = None) -> Usage | None:
+    """An OpenAI `usage` object as disjoint meters, or None if it counts nothing (an explicit zero counts).
+
+    A count that is missing is what the total leaves. Cached, cache-write, audio and image tokens are parts of
+    `prompt_tokens`; reasoning and audio are parts of `completion_tokens`. Some servers (xAI) count reasoning beside the
+    completion: their total says so.
     """
-    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    counts = ("prompt_tokens", "completion_tokens", "total_tokens")
+    prompt, completion, total = (_counted(usage, name) for name in counts)
+    if prompt is None and completion is None and total is None:
+        return None
+    total = total or 0
+    prompt = max(total - (completion or 0), 0) if prompt is None else prompt
+    completion = max(total - prompt, 0) if completion is None else completion
     into, out = _part(usage, "prompt_tokens_details"), _part(usage, "completion_tokens_details")
     reasoning = _count(out, "reasoning_tokens")
-    if reasoning and _count(usage, "total_tokens") >= prompt + completion + reasoning:
+    if reasoning and total >= prompt + completion + reasoning:
         completion += reasoning
     cached, write, audio, image = _split(
         prompt,
@@ -274,10 +310,16 @@ def read_usage(usage: dict[str, Any], tier: str | None = None) -> Usage:
     )
 
 
-def _count(usage: dict[str, Any], name: str) -> int:
+def _counted(usage: dict[str, Any], name: str) -> int | None:
     """A count as an upstream writes it; what is no number of tokens is none."""
     found = usage.get(name)
-    return int(found) if isinstance(found, int | float) and 0 <= found < 2**53 else 0
+    if not isinstance(found, int | float) or isinstance(found, bool) or not 0 <= found < MOST_TOKENS:
+        return None
+    return int(found)
+
+
+def _count(usage: dict[str, Any], name: str) -> int:
+    return _counted(usage, name) or 0
 
 
 def _part(usage: dict[str, Any], name: str) -> dict[str, Any]:
@@ -297,20 +339,19 @@ def _split(whole: int, *parts: int) -> list[int]:
 def _cost(usage: dict[str, Any]) -> int | None:
     """OpenRouter's `cost`; with the user's own key there it is only the fee, and the provider's bill comes on top."""
     cost = usage.get("cost")
-    if not isinstance(cost, int | float | Decimal) or isinstance(cost, bool) or cost < 0:
+    if not isinstance(cost, int | float | Decimal) or isinstance(cost, bool) or not 0 <= cost < MOST_COST:
         return None
     total = Decimal(str(cost))
     billed = _part(usage, "cost_details").get("upstream_inference_cost")
-    if usage.get("is_byok") and isinstance(billed, int | float) and billed > 0:
+    if usage.get("is_byok") and isinstance(billed, int | float) and 0 < billed < MOST_COST:
         total += Decimal(str(billed))
     return int((total * NANO).to_integral_value(rounding=ROUND_CEILING))
 
 
 def hear(answer: bytes) -> Heard | None:
     """A whole answer that didn't stream, or None if it isn't JSON of this format."""
-    try:
-        found = _answer.decode(answer)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    found = _decode(answer)
+    if found is None:
         return None
     heard = Heard(finished=True)
     heard._take(found)
@@ -351,9 +392,8 @@ class Stream:
         if event.data.startswith(b"[DONE]"):
             self.done = self.heard.finished = True
             return True
-        try:
-            chunk = _answer.decode(event.data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        chunk = _decode(event.data)
+        if chunk is None:
             return True  # a line that isn't a chunk: the client's to judge, and nothing to meter
         self.heard._take(chunk)
         return not (isinstance(chunk.usage, dict) and not chunk.choices and chunk.error is None)
