@@ -56,6 +56,7 @@ from .http import (
     client_address,
     error_headers,
     header,
+    limit_headers,
     presented_key,
     read_body,
     respond,
@@ -108,7 +109,7 @@ class Gateway:
     def _configure(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
         self.config = config
         self.upstreams = upstreams
-        self._policy = policy_of(config)
+        self.policy = policy_of(config)
         self._trusted = tuple(ipaddress.ip_network(network) for network in config.server.trusted_proxies)
         self._transports = {name: up.transport_for(upstream) for name, upstream in upstreams.items()}
         self._resolved: dict[tuple[str, str], Resolved] = {}
@@ -178,7 +179,7 @@ class Gateway:
         exchange.resolved = await self.resolve(exchange.ask.model)
         claim = self._claim(exchange, exchange.ask, exchange.resolved, key_hash, tags_of(scope))
         # Decided here as well, so that who is refused never takes the writer's time.
-        holds.decide(self.reading(), claim, self._policy)
+        holds.decide(self.reading(), claim, self.policy)
         return fields, claim
 
     async def resolve(self, model: str) -> Resolved:
@@ -228,7 +229,7 @@ class Gateway:
 
     async def _place(self, claim: Claim) -> Hold:
         """Place the hold. If we are cancelled while it is being written it is released again: nobody would own it."""
-        policy = self._policy
+        policy = self.policy
         placing = asyncio.ensure_future(
             self.writer.run(lambda tx: holds.place(tx, claim, policy), patience_s=HOLD_PATIENCE_S)
         )
@@ -424,7 +425,7 @@ class Gateway:
             hold_id = exchange.hold.id
             outcome = exchange.outcome = outcome_of(exchange)
 
-            policy = self._policy
+            policy = self.policy
 
             def resolve(tx: Tx) -> Settled | None:
                 if outcome is None:
@@ -447,6 +448,8 @@ class Gateway:
         assert exchange.hold is not None
         grant = exchange.hold.grant
         headers = [*up.answer_headers(answer), (b"x-request-id", exchange.request_id.encode())]
+        if grant.standings:
+            headers += limit_headers(grant, now_ms())
         if grant.clamped:
             headers.append((b"x-llmgate-clamped", str(grant.output_tokens).encode()))
         if settled is not None:

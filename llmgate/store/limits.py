@@ -20,6 +20,7 @@ import msgspec
 from ..clock import day_of, rfc3339
 from ..errors import Refusal
 from ..limits import Limit, Span, Unit, Window, applying, parse, quantity, span
+from ..money import usd
 from ..plans import Plan, Policy
 from ..types import METERS, Meters
 from . import accounts, audit, events, keys
@@ -81,10 +82,14 @@ def subjects(key_id: str, user_id: int, team_id: int | None) -> list[Subject]:
     return [*found, ("team", str(team_id))] if team_id is not None else found
 
 
-def standings(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy, names: Sequence[str]) -> list[Standing]:
-    """Every limit that applies to a caller's request for a model that goes by `names`, as it stands now. Reads only."""
+def standings(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy, names: Sequence[str] | None) -> list[Standing]:
+    """Every limit that applies to a caller's request for a model that goes by `names` (None: for any), as it stands
+    now. Reads only.
+    """
     wanted = [
-        (limit, subject, source) for limit, subject, source in _hanging(tx, caller, plan, policy) if limit.means(names)
+        (limit, subject, source)
+        for limit, subject, source in _hanging(tx, caller, plan, policy)
+        if names is None or limit.means(names)
     ]
     if not wanted:
         return []
@@ -332,6 +337,24 @@ def take_off(tx: Tx, target: str, text: str | None) -> list[Limit]:
         )
     audit.record(tx, "limits.remove", name, before=[str(limit) for limit in gone])
     return gone
+
+
+def as_row(target: str, standing: Standing) -> dict[str, Any]:
+    """A limit as JSON shows it: USD as decimal strings, all else as counts."""
+    limit = standing.limit
+
+    def figure(amount: int) -> str | int:
+        return usd(amount) if limit.unit is Unit.USD else amount
+
+    return {
+        "target": target,
+        "limit": str(limit),
+        "source": standing.source,
+        "used": figure(standing.used),
+        "held": figure(standing.held),
+        "remaining": figure(max(standing.room, 0)),
+        "resets_at": None if limit.window is Window.TOTAL else rfc3339(standing.span.end_ms),
+    }
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
