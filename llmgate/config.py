@@ -307,6 +307,7 @@ class Accounting(msgspec.Struct, frozen=True, kw_only=True):
     durability: Literal["normal", "full"] = "normal"
     interrupted: Literal["input", "none"] = "input"
     alert_at: tuple[Percent, ...] = (80, 100)
+    low_balance: tuple[Usd, ...] = ()
 
 
 class Timeout(msgspec.Struct, frozen=True, kw_only=True):

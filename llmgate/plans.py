@@ -32,6 +32,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     alert_at: tuple[int, ...]
     """Percentages of a limit that are worth telling when they are crossed."""
 
+    low_balance: tuple[int, ...] = ()
+    """Balances of prepaid accounts, in nano-USD, that are worth telling when they are fallen below."""
+
 
 NONE = Policy(plans={}, limits=(), alert_at=())
 
@@ -50,4 +53,5 @@ def policy_of(config: Config) -> Policy:
         },
         limits=tuple(parse(text) for text in config.defaults.limits),
         alert_at=config.accounting.alert_at,
+        low_balance=tuple(to_nano(usd) for usd in config.accounting.low_balance),
     )

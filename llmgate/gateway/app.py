@@ -116,7 +116,7 @@ class App:
         return self._listed[2]
 
 
-def _balance(gateway: Gateway, caller: Caller) -> dict[str, Any]:
+def _balance(_: Gateway, caller: Caller) -> dict[str, Any]:
     """What is left; a team's balance is not told to its members."""
     told = caller.account_kind == "user"
     return {

@@ -20,10 +20,11 @@ from typing import Any
 import msgspec
 
 from ..errors import Refusal
+from ..money import dollars
 from ..plans import NONE, Plan, Policy
 from ..pricing import amount
-from ..types import METERS, CostSource, Meters, Source, Status
-from . import keys, limits, prices, workers
+from ..types import METERS, Billing, CostSource, Meters, Source, Status
+from . import events, keys, limits, prices, workers
 from .admission import Claim, Grant, admit
 from .db import Row, Tx
 from .keys import Caller
@@ -165,6 +166,14 @@ def settle(tx: Tx, hold_id: int, outcome: Outcome, policy: Policy = NONE) -> Set
     return _write(tx, {name: hold[renamed.get(name, name)] for name in _CARRIED}, hold["amount_nano"], outcome, policy)
 
 
+def _tell_low(tx: Tx, kind: str, row: dict[str, Any], threshold: int, balance: int) -> None:
+    """A prepaid balance runs low: told once, and again after credits came and went."""
+    last = tx.value("SELECT max(id) FROM entries WHERE account_id = ?", row["account_id"])
+    subject = (kind, str(row[f"{kind}_id"]))
+    message = f"the balance is {dollars(balance)}, below {dollars(threshold)}"
+    events.record(tx, "low_balance", subject, f"{threshold} since entry {last}", message)
+
+
 _CARRIED = (
     *("id", "request_id", "account_id", "user_id", "team_id", "key_id", "plan", "model", "format", "endpoint"),
     *("streamed", "day", "time_ms", "hold_nano", "bounded", "names", "tags"),
@@ -223,11 +232,16 @@ def _write(tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome, policy
         )
     _roll_up(tx, row, 1)
     limits.book(tx, row, 1, policy.alert_at)
-    balance = tx.execute(
+    account = tx.execute(
         "UPDATE accounts SET balance_nano = balance_nano - ?, held_nano = held_nano - ? WHERE id = ? "
-        "RETURNING balance_nano",
+        "RETURNING balance_nano, billing, kind",
         (charge, held_nano, row["account_id"]),
-    ).fetchone()[0]
+    ).fetchone()
+    balance: int = account["balance_nano"]
+    if account["billing"] == Billing.PREPAID:
+        for threshold in policy.low_balance:
+            if balance < threshold <= balance + charge:
+                _tell_low(tx, account["kind"], row, threshold, balance)
     return Settled(usage_id=row["id"], cost_nano=cost, charge_nano=charge, balance_nano=balance, overrun=row["overrun"])
 
 

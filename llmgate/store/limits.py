@@ -86,11 +86,8 @@ def standings(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy, names: 
     """Every limit that applies to a caller's request for a model that goes by `names` (None: for any), as it stands
     now. Reads only.
     """
-    wanted = [
-        (limit, subject, source)
-        for limit, subject, source in _hanging(tx, caller, plan, policy)
-        if names is None or limit.means(names)
-    ]
+    hanging = _hanging(tx, caller, plan, policy)
+    wanted = [one for one in hanging if names is None or one[0].means(names)]
     if not wanted:
         return []
     zone = ZoneInfo(tx.value("SELECT value FROM meta WHERE key = 'zone'"))
