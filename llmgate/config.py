@@ -34,7 +34,7 @@ import tomli_w
 from dotenv import dotenv_values
 from msgspec.structs import replace
 
-from . import clock
+from . import clock, limits
 from .errors import ConfigError, UsageError
 from .money import to_nano
 from .presets import PRESETS, UNKNOWN, Format, OnDisconnect, Preset
@@ -182,6 +182,19 @@ def _network(text: str) -> str:
     return str(ipaddress.ip_network(text, strict=False))
 
 
+def _limit(text: str) -> str:
+    try:
+        return str(limits.parse(text))
+    except UsageError as error:
+        raise ValueError(error.message) from error
+
+
+def _percent(number: int) -> int:
+    if not 1 <= number <= 100:
+        raise ValueError
+    return number
+
+
 def _zone(name: str) -> str:
     try:
         return str(clock.zone(name))
@@ -255,6 +268,10 @@ HeaderName = Annotated[str, Rule("the name of an HTTP header", check=_header_nam
 HeaderValue = Annotated[str, Rule("a text that an HTTP header can carry", check=_matching(_VISIBLE), hidden=True)]
 QueryName = Annotated[str, Rule("the name of a query parameter", check=_matching(r"[!-~]+"))]
 QueryValue = Annotated[str, Rule("a text", check=_matching(r"[^\x00-\x1f\x7f]*"), hidden=True)]
+LimitText = Annotated[str, Rule(f"a limit, such as {limits.EXAMPLES}", check=_limit)]
+Percent = Annotated[int, Rule("a percentage from 1 to 100", accept=(int,), check=_percent)]
+PlanName = Annotated[str, Rule(f"the name of a plan, {_NAME}", check=_matching(_NAME), fixed=True)]
+ModelGlob = Annotated[str, Rule("a model, or a glob such as gpt-4o*", check=_matching(r"[!-~]+"))]
 PriceKey = Annotated[str, Rule(f"a price; known are {', '.join(PRICE_KEYS)}", check=_one_of(PRICE_KEYS))]
 Price = Annotated[Mapping[PriceKey, Usd] | Literal["free"], Rule(_PRICES, check=_price, fixed=True)]
 
@@ -275,6 +292,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     billing: Literal["metered", "prepaid"] = "metered"
+    limits: tuple[LimitText, ...] = ()
     max_output: Count = 16_384
     flat_rate: Usd | None = None
 
@@ -288,6 +306,8 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
 class Accounting(msgspec.Struct, frozen=True, kw_only=True):
     durability: Literal["normal", "full"] = "normal"
     interrupted: Literal["input", "none"] = "input"
+    alert_at: tuple[Percent, ...] = (80, 100)
+    low_balance: tuple[Usd, ...] = ()
 
 
 class Timeout(msgspec.Struct, frozen=True, kw_only=True):
@@ -332,6 +352,12 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
     max_output: Count | None = None
 
 
+class PlanTable(msgspec.Struct, frozen=True, kw_only=True):
+    price: Usd = Decimal(0)
+    limits: tuple[LimitText, ...] = ()
+    models: tuple[ModelGlob, ...] = ()
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     database: Database | None = None
     timezone: Zone | None = None
@@ -341,6 +367,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     accounting: Accounting = Accounting()
     upstreams: Mapping[UpstreamName, UpstreamTable] = msgspec.field(default_factory=dict)
     models: Mapping[ModelName, ModelTable] = msgspec.field(default_factory=dict)
+    plans: Mapping[PlanName, PlanTable] = msgspec.field(default_factory=dict)
     path: Path | None = None
     """Where it was read; None for one made of the environment. Not an option."""
 

@@ -40,6 +40,7 @@ CODES: dict[str, Verdict] = {
     "ip_not_allowed": Verdict(403),
     "model_not_priced": Verdict(403),
     "user_disabled": Verdict(403),
+    "plan_not_found": Verdict(403),
     "model_not_found": Verdict(404),
     "not_found": Verdict(404),
     "method_not_allowed": Verdict(405),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -110,34 +111,53 @@ async def _run(
     config = resolved.config
     writer = Writer(store.path, durable=config.accounting.durability == "full")
     gateway = Gateway(config, resolved.upstreams, store, writer, worker.id)
-    stopping = asyncio.Event()
-    _on_signals(gateway, stopping, reload)
+    stopping, hurried = asyncio.Event(), asyncio.Event()
+    _on_signals(gateway, stopping, hurried, reload)
     sweeper = asyncio.create_task(gateway.sweep())
-    grace = asyncio.create_task(_grace(gateway, stopping, config.server.shutdown_grace))
+    grace = asyncio.create_task(_grace(gateway, stopping, hurried, config.server.shutdown_grace))
 
     async def until_stopped() -> None:
         ready()
         await stopping.wait()
 
+    # hypercorn's types know its own messages only; ours are the dictionaries that ASGI defines.
+    app: Any = App(gateway)
+    settings = hypercorn_config(config.server, listener)
+    serving = asyncio.create_task(hypercorn_serve(app, settings, shutdown_trigger=until_stopped, mode="asgi"))
     try:
-        # hypercorn's types know its own messages only; ours are the dictionaries that ASGI defines.
-        app: Any = App(gateway)
-        await hypercorn_serve(
-            app, hypercorn_config(config.server, listener), shutdown_trigger=until_stopped, mode="asgi"
-        )
+        await asyncio.wait({serving, grace}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
     finally:
         for task in (sweeper, grace):
             task.cancel()
         await gateway.close()
         await writer.close(patience_s=0)  # who waited for it has given up
+        if not serving.done():
+            await _cut_off(serving)
 
 
-def _on_signals(gateway: Gateway, stopping: asyncio.Event, reload: Callable[[], Resolved]) -> None:
+async def _cut_off(serving: asyncio.Task[None]) -> None:
+    """End the connections of clients that take nothing: hypercorn would wait until the kernel gives them up. Each ends
+    when it is cancelled for the second time, in its own waiting to be closed.
+    """
+    log.warning("connections whose clients don't read were cut off")
+    for _ in range(3):
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0.05)
+    if serving.done() and not serving.cancelled():
+        serving.exception()  # hypercorn's own, of being cancelled: not worth a word
+
+
+def _on_signals(
+    gateway: Gateway, stopping: asyncio.Event, hurried: asyncio.Event, reload: Callable[[], Resolved]
+) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
         if stopping.is_set():
-            gateway.interrupt_all()
+            hurried.set()
         stopping.set()
 
     def again() -> None:
@@ -154,12 +174,14 @@ def _on_signals(gateway: Gateway, stopping: asyncio.Event, reload: Callable[[], 
     loop.add_signal_handler(signal.SIGHUP, again)
 
 
-async def _grace(gateway: Gateway, stopping: asyncio.Event, grace_s: float) -> None:
-    """Once stopping: let requests end, but not for ever."""
+async def _grace(gateway: Gateway, stopping: asyncio.Event, hurried: asyncio.Event, grace_s: float) -> None:
+    """Once stopping: let requests end, but not for ever. Returns when connections must not be waited for any more."""
     await stopping.wait()
     log.info("stopping: %d requests in flight", len(gateway.in_flight))
-    await asyncio.sleep(grace_s)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(hurried.wait(), grace_s)
     gateway.interrupt_all()
+    await asyncio.sleep(LEAVE_S + 1)
 
 
 def hypercorn_config(server: Server, listener: socket.socket) -> HypercornConfig:

@@ -17,10 +17,12 @@ from typing import Any
 import msgspec
 
 from llmgate import quoting
+from llmgate.plans import Plan, Policy
 from llmgate.pricing import UNITS, Price, dearest
 from llmgate.store import accounts, holds, keys, ledger, prices
+from llmgate.store.admission import Claim
 from llmgate.store.db import Database, Row, Tx
-from llmgate.store.holds import Claim, Hold, Outcome, Recovered, Settled
+from llmgate.store.holds import Hold, Outcome, Recovered, Settled
 from llmgate.store.prices import Snapshot
 from llmgate.store.verify import Finding, verify
 from llmgate.store.workers import Worker
@@ -29,6 +31,13 @@ from llmgate.types import Ask, Billing, CostSource, Meters, Source, Status
 PRICE = Price(input=1 * UNITS, output=2 * UNITS)
 
 DAY = "2026-11-20"
+
+POLICY = Policy(
+    plans={name: Plan(name=name, price_nano=0, limits=(), models=()) for name in ("free", "pro")},
+    limits=(),
+    alert_at=(),
+)
+"""Two plans that limit nothing."""
 
 _numbers = count(1)
 
@@ -155,7 +164,7 @@ class Book:
         ask = Ask(model=model, text_bytes=3 * estimate, max_output=output, min_output=least, choices=choices)
         most = dearest((charge or price,), bound, False, 0)
         return Claim(
-            request_id=request_id or f"req_{next(_numbers)}",
+            request_id=request_id or f"req_{self.worker.id}_{next(_numbers)}",
             worker_id=self.worker.id,
             key_hash=keys.hash_key(key),
             model=model,
@@ -205,12 +214,12 @@ class Book:
     def place(self, key: str, *, now_ms: int | None = None, **fields: Any) -> Hold:
         claim = self.claim(key, **fields)
         with self.write(now_ms) as tx:
-            return holds.place(tx, claim)
+            return holds.place(tx, claim, POLICY)
 
     def settle(self, hold: Hold | int, meters: Meters | None = None, **fields: Any) -> Settled:
         outcome = self.outcome(meters if meters is not None else Meters(input=10, output=5, calls=1), **fields)
         with self.write() as tx:
-            return holds.settle(tx, hold if isinstance(hold, int) else hold.id, outcome)
+            return holds.settle(tx, hold if isinstance(hold, int) else hold.id, outcome, POLICY)
 
     def release(self, hold: Hold | int) -> None:
         with self.write() as tx:

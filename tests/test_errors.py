@@ -34,6 +34,7 @@ TABLE: dict[str, tuple[int, int]] = {
     "ip_not_allowed": (403, 1),
     "model_not_priced": (403, 1),
     "user_disabled": (403, 1),
+    "plan_not_found": (403, 1),
     "model_not_found": (404, 1),
     "not_found": (404, 1),
     "method_not_allowed": (405, 1),

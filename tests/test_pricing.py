@@ -264,7 +264,7 @@ MEDIA_IN = ("audio_input", "image_input")
 OUT = ("output", "reasoning", "audio_output")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.data(), st.lists(PRICES, min_size=1, max_size=4), st.booleans(), st.integers(0, 5))
 def test_no_charge_within_the_bounds_exceeds_the_quote(
     data: st.DataObject, prices: list[Price], media: bool, searches: int

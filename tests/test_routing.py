@@ -13,7 +13,7 @@ from llmgate.config import Config, Upstream, known_upstreams, parse
 from llmgate.errors import Refusal
 from llmgate.names import MODEL
 from llmgate.pricing import FREE, Price, price_of, rates
-from llmgate.routing import Target, listing, resolve
+from llmgate.routing import Target, listing, ordered, resolve
 from llmgate.types import CostSource
 
 DAY = "2026-11-20"
@@ -374,6 +374,20 @@ def test_the_output_bound_of_a_model(text: str, model: str, max_output: int) -> 
 def test_the_context_window_is_the_lists() -> None:
     assert target(OPENAI, "gpt-4o").routes[0].context_window == 128_000
     assert target(LOCAL + CHEAP, "my-llama").routes[0].context_window is None
+
+
+def test_routes_are_tried_in_the_order_of_their_weighted_draws() -> None:
+    draws = iter((0.5, 0.5, 0.5, 0.9, 0.1))
+    assert ordered([1, 3, 2], lambda: next(draws)) == [1, 2, 0]
+    assert ordered([1, 1], lambda: next(draws)) == [0, 1]
+    assert ordered([], lambda: next(draws)) == []
+
+
+def test_a_route_keeps_its_weight() -> None:
+    text = (
+        OPENAI + '[models.f]\nroutes = [{ upstream = "openai", model = "o3", weight = 9 }, { upstream = "openai" }]\n'
+    )
+    assert [route.weight for route in target(text + DEAR, "f").routes] == [9, 1]
 
 
 def test_service_tiers_are_kept_where_the_list_is_the_cost() -> None:

@@ -28,6 +28,8 @@ class Kind(Enum):
     NUMBER = auto()
     MONEY = auto()
     """nano-USD."""
+    FIGURE = auto()
+    """A count, or an amount of USD as a decimal string: what a limit is about decides."""
     TIME = auto()
     """Milliseconds since the epoch."""
     LIST = auto()
@@ -59,7 +61,7 @@ class Column(NamedTuple):
     @property
     def right(self) -> bool:
         """Whether its values stand at the right edge."""
-        return self.kind in (Kind.NUMBER, Kind.MONEY)
+        return self.kind in (Kind.NUMBER, Kind.MONEY, Kind.FIGURE)
 
 
 def exact(column: Column, row: Row) -> Any:
@@ -87,6 +89,8 @@ def shown(column: Column, row: Row, zone: ZoneInfo | None) -> str:
             return dollars(value)
         case Kind.NUMBER:
             return f"{value:,}"
+        case Kind.FIGURE:
+            return f"{value:,}" if isinstance(value, int) else f"${value}"
         case Kind.TIME:
             return _local(value, zone)
         case Kind.FLAG:

@@ -30,11 +30,14 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry("users", "users", "Users: who keys belong to."),
         Entry("teams", "teams", "Teams: users who share an account."),
         Entry("credits", "credits", "Credits: the balance of every account, and what moved it."),
+        Entry("limits", "limits", "Limits: how much may be asked, and how far that is used up."),
+        Entry("plans", "plans", "Plans: named bundles of limits."),
     ),
     "What is used": (
         Entry("models", "models", "Models: what can be asked for, and what it is charged."),
         Entry("report", "report", "Sum up what was used and what it cost."),
         Entry("usage", "usage", "Show requests one by one."),
+        Entry("events", "events", "List what happened that is worth telling."),
     ),
     "Upkeep": (
         Entry("verify", "verify", "Recompute the books, and say where they differ."),

@@ -10,7 +10,7 @@ import typer
 
 from .. import clock
 from ..money import dollars, parse_usd
-from ..store import accounts, keys, ledger
+from ..store import accounts, keys, ledger, limits
 from ..store.db import Database, Tx
 from ..store.db import Row as StoreRow
 from ..types import Billing
@@ -21,6 +21,7 @@ from .credits import became_prepaid
 from .grammar import noun, verb
 from .options import NoteOption, require_changes, retagged, tags, words
 from .output import listing, result, single
+from .plans import PlanOption, check_plan
 from .session import Format, confirm, note, session
 
 app = noun("keys", "Keys: who may send requests, and which.")
@@ -129,6 +130,8 @@ class Wish(NamedTuple):
     tags: dict[str, str]
     note: str | None
     expires: str | None
+    plan: str | None
+    limits: list[str]
 
 
 class Done(NamedTuple):
@@ -145,6 +148,7 @@ class Done(NamedTuple):
     "add",
     examples="""
     llmgate keys add alice
+    llmgate keys add bob --plan starter --limit '10 requests/minute'
     llmgate keys add alice --name laptop --credits 5 --models 'gpt-4o*' --expires 90d
     KEY=$(llmgate keys add ci --tag job=nightly --ips 10.0.0.0/8)
     """,
@@ -153,6 +157,11 @@ def add(
     ctx: typer.Context,
     user: Annotated[str, typer.Argument(metavar="USER", help="Who it is for; made if new.")],
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Its name [default: default].")] = None,
+    plan: PlanOption = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="SPEC", help="A limit of this key, such as '60 requests/minute'."),
+    ] = None,
     credits_usd: Annotated[
         str | None, typer.Option("--credits", metavar="USD", help="Add credits to the user as well.")
     ] = None,
@@ -167,7 +176,10 @@ def add(
     On a pipe the key alone goes to stdout.
     """
     credits_nano = parse_usd(credits_usd) if credits_usd is not None else None
-    wish = Wish(user, name, credits_nano, words(models), words(ips), tags(tag), text or None, expires)
+    wish = Wish(
+        user, name, credits_nano, words(models), words(ips), tags(tag), text or None, expires, plan, limit or []
+    )
+    check_plan(ctx, plan)
     billing = Billing(config_of(ctx).defaults.billing)
     with open_store(ctx) as db:
         with db.write() as tx:
@@ -180,6 +192,8 @@ def _issue(tx: Tx, db: Database, wish: Wish, billing: Billing) -> Done:
     added = accounts.find_user(tx, wish.user) is None
     if added:
         accounts.add_user(tx, wish.user, default_billing=billing)
+    if wish.plan is not None:
+        accounts.set_user(tx, wish.user, {"plan": wish.plan})
     issued = keys.add(
         tx,
         wish.user,
@@ -190,6 +204,8 @@ def _issue(tx: Tx, db: Database, wish: Wish, billing: Billing) -> Done:
         note=wish.note,
         expires_ms=clock.expires_ms(wish.expires, tx.now_ms, db.zone) if wish.expires is not None else None,
     )
+    if wish.limits:
+        limits.hang(tx, f"key:{issued.id}", wish.limits)
     moved = ledger.add(tx, wish.user, wish.credits_nano) if wish.credits_nano is not None else None
     return Done(issued.key, row_of(keys.key_row(tx, issued.id)), added, moved)
 

@@ -15,6 +15,7 @@ from .context import config_of, open_store
 from .grammar import noun, verb
 from .options import require_changes
 from .output import listing, result, single
+from .plans import PlanOption, check_plan
 from .users import BillingOption
 
 app = noun("teams", "Teams: users who share an account.")
@@ -88,25 +89,27 @@ def show(ctx: typer.Context, team: TeamName) -> None:
     "add",
     examples="""
     llmgate teams add research
-    llmgate teams add research --billing prepaid
+    llmgate teams add research --billing prepaid --plan starter
     """,
 )
-def add(ctx: typer.Context, team: TeamName, billing: BillingOption = None) -> None:
-    """Make a team."""
+def add(ctx: typer.Context, team: TeamName, plan: PlanOption = None, billing: BillingOption = None) -> None:
+    """Make a team. A plan's limits hold for each of its users; what the team may use in all: `llmgate limits set`."""
+    check_plan(ctx, plan)
     default = Billing(config_of(ctx).defaults.billing)
     with open_store(ctx) as db:
         with db.write() as tx:
-            accounts.add_team(tx, team, billing=billing, default_billing=default)
+            accounts.add_team(tx, team, plan=plan or None, billing=billing, default_billing=default)
             row = _details(tx, team)
         said = f"made team {team}: `llmgate users set USER --team {team}` puts a user into it"
         result(ctx, COLUMNS, row, said, zone=db.zone)
 
 
 @verb(app, "set", examples="llmgate teams set research --billing prepaid")
-def set_(ctx: typer.Context, team: TeamName, billing: BillingOption = None) -> None:
+def set_(ctx: typer.Context, team: TeamName, plan: PlanOption = None, billing: BillingOption = None) -> None:
     """Change a team; what is not named stays as it is."""
-    changes = {"billing": billing} if billing is not None else {}
-    require_changes(changes, "--billing")
+    changes = {name: value for name, value in (("plan", plan), ("billing", billing)) if value is not None}
+    require_changes(changes, "--plan or --billing")
+    check_plan(ctx, plan)
     with open_store(ctx) as db:
         with db.write() as tx:
             accounts.set_team(tx, team, changes)

@@ -15,6 +15,7 @@ from .context import config_of, open_store
 from .grammar import noun, verb
 from .options import require_changes
 from .output import listing, result, single
+from .plans import PlanOption, check_plan
 
 app = noun("users", "Users: who keys belong to.")
 
@@ -112,15 +113,23 @@ def add(
     ctx: typer.Context,
     user: UserName,
     team: TeamOption = None,
+    plan: PlanOption = None,
     billing: BillingOption = None,
     email: EmailOption = None,
 ) -> None:
     """Make a user. (`llmgate keys add` does so too, where it is new.)"""
     default = Billing(config_of(ctx).defaults.billing)
+    check_plan(ctx, plan)
     with open_store(ctx) as db:
         with db.write() as tx:
             made = accounts.add_user(
-                tx, user, team=team or None, email=email or None, billing=billing, default_billing=default
+                tx,
+                user,
+                team=team or None,
+                plan=plan or None,
+                email=email or None,
+                billing=billing,
+                default_billing=default,
             )
         said = f"made user {user}: `llmgate keys add {user}` issues a key"
         result(ctx, COLUMNS, row_of(made), said, zone=db.zone)
@@ -132,12 +141,14 @@ def add(
     examples="""
     llmgate users set alice --team research
     llmgate users set alice --team '' --billing metered
+    llmgate users set alice --plan starter
     """,
 )
 def set_(
     ctx: typer.Context,
     user: UserName,
     team: TeamOption = None,
+    plan: PlanOption = None,
     billing: BillingOption = None,
     email: EmailOption = None,
 ) -> None:
@@ -145,9 +156,10 @@ def set_(
 
     A user of a team whose billing is set by hand pays with an account of its own from then on.
     """
-    asked: dict[str, Any] = {"team": team, "billing": billing, "email": email}
+    asked: dict[str, Any] = {"team": team, "plan": plan, "billing": billing, "email": email}
     changes = {name: value for name, value in asked.items() if value is not None}
-    require_changes(changes, "--team, --billing or --email")
+    require_changes(changes, "--team, --plan, --billing or --email")
+    check_plan(ctx, plan)
     _change(ctx, user, changes, f"changed user {user}")
 
 

@@ -33,6 +33,7 @@ WORDS = {
     "accounts": ("account", "accounts"),
     "holds": ("hold", "holds"),
     "rollups": ("roll-up", "roll-ups"),
+    "counters": ("limit", "limits"),
 }
 """What one and what several of the counted things are called."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,6 +15,7 @@ from .. import routing
 from ..errors import Failure, LlmgateError, Refusal
 from ..money import usd
 from ..routing import Listing
+from ..store import limits
 from ..store.keys import Caller
 from .exchange import CHAT, EMBEDDINGS, Endpoint
 from .http import Receive, Scope, Send, own_headers, respond
@@ -80,6 +82,10 @@ class App:
             _allow(scope, "GET")
             _, caller = self._gateway.authenticate(scope)
             return await _reply(send, await self._models(caller, unquote(path[len(MODELS) + 1 :].decode("latin-1"))))
+        if path in OWN:
+            _allow(scope, "GET")
+            _, caller = self._gateway.authenticate(scope)
+            return await _reply(send, OWN[path](self._gateway, caller))
         raise Refusal(f"there is nothing at {scope['method']} {scope['path'][:200]}", code="not_found")
 
     def _ready(self) -> bool:
@@ -112,6 +118,31 @@ class App:
             first = {line.model: line for line in reversed(lines)}  # a model of several routes is one model
             self._listed = (config, today, list(reversed(first.values())))
         return self._listed[2]
+
+
+def _balance(_: Gateway, caller: Caller) -> dict[str, Any]:
+    """What is left; a team's balance is not told to its members."""
+    told = caller.account_kind == "user"
+    return {
+        "user": caller.user,
+        "account": caller.user if told else f"team:{caller.team}",
+        "billing": "prepaid" if caller.prepaid else "metered",
+        "balance_usd": usd(caller.balance_nano) if told else None,
+        "held_usd": usd(caller.held_nano) if told else None,
+        "available_usd": usd(caller.balance_nano - caller.held_nano) if told else None,
+    }
+
+
+def _limit(gateway: Gateway, caller: Caller) -> dict[str, Any]:
+    """Every limit that this key's requests must satisfy, as it stands."""
+    tx = gateway.reading()
+    found = limits.standings(tx, caller, gateway.policy.plans.get(caller.plan or ""), gateway.policy, None)
+    names = {"key": f"key:{caller.key_id}", "user": caller.user, "team": f"team:{caller.team}"}
+    return {"limits": [limits.as_row(names[standing.subject[0]], standing) for standing in found]}
+
+
+OWN: dict[bytes, Callable[[Gateway, Caller], dict[str, Any]]] = {b"/user/balance": _balance, b"/user/limit": _limit}
+"""What the holder of a key may know of itself."""
 
 
 def _model(line: Listing) -> dict[str, Any]:

@@ -101,6 +101,9 @@ class Exchange:
         self.reason = Cut.TOTAL
         self.deadline = self.total_deadline = float("inf")
 
+    def note_sent(self) -> None:
+        self.sent = True
+
     def wait(self, reason: Cut, seconds: float) -> None:
         """From now on, this is what is waited for, and for how long at most."""
         self.deadline = time.monotonic() + seconds

@@ -9,7 +9,10 @@ from email.utils import formatdate
 from typing import Any
 
 from ..errors import LlmgateError, Refusal
+from ..limits import Unit, Window
+from ..money import ceil_div
 from ..store import keys
+from ..store.admission import Grant
 from .upstream import KEY_HEADERS, Headers
 
 Scope = MutableMapping[str, Any]
@@ -137,3 +140,32 @@ def own_headers(request_id: str) -> Headers:
 
 def error_headers(error: LlmgateError, request_id: str) -> Headers:
     return [*own_headers(request_id), *((name.encode(), value.encode()) for name, value in error.headers)]
+
+
+_TOLD = ((Unit.REQUESTS, b"requests"), (Unit.TOKENS, b"tokens"))
+
+
+def limit_headers(grant: Grant, now_ms: int) -> Headers:
+    """`x-ratelimit-*` as OpenAI writes them, of the tightest limit of each kind, with this request counted in."""
+    headers: Headers = []
+    for unit, name in _TOLD:
+        found = [standing for standing in grant.standings if standing.limit.unit is unit]
+        if not found:
+            continue
+        tightest = min(found, key=lambda standing: standing.room)
+        left = max(tightest.room - grant.amounts.of(unit), 0)
+        headers.append((b"x-ratelimit-limit-" + name, b"%d" % tightest.amount))
+        headers.append((b"x-ratelimit-remaining-" + name, b"%d" % left))
+        if tightest.limit.window is not Window.TOTAL:
+            reset = go_duration(max(tightest.span.end_ms - now_ms, 0))
+            headers.append((b"x-ratelimit-reset-" + name, reset.encode()))
+    return headers
+
+
+def go_duration(ms: int) -> str:
+    """A time as Go writes it: `12ms`, `1s`, `6m0s`, `1h0m30s`."""
+    if ms < 1000:
+        return f"{ms}ms"
+    minutes, seconds = divmod(ceil_div(ms, 1000), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"

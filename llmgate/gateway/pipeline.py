@@ -33,11 +33,13 @@ from ..config import Config, Upstream
 from ..errors import LlmgateError, Refusal, UpstreamFailure
 from ..money import usd
 from ..names import MODEL
+from ..plans import policy_of
 from ..pricing import Price, dearest
 from ..routing import Route
 from ..store import holds, keys, prices
+from ..store.admission import Claim
 from ..store.db import Database, Tx, now_ms
-from ..store.holds import Claim, Hold, Settled
+from ..store.holds import Hold, Settled
 from ..store.keys import Caller
 from ..types import Ask
 from ..wire import body as wire_body
@@ -55,6 +57,7 @@ from .http import (
     client_address,
     error_headers,
     header,
+    limit_headers,
     presented_key,
     read_body,
     respond,
@@ -107,6 +110,7 @@ class Gateway:
     def _configure(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
         self.config = config
         self.upstreams = upstreams
+        self.policy = policy_of(config)
         self._trusted = tuple(ipaddress.ip_network(network) for network in config.server.trusted_proxies)
         self._transports = {name: up.transport_for(upstream) for name, upstream in upstreams.items()}
         self._resolved: dict[tuple[str, str], Resolved] = {}
@@ -180,7 +184,7 @@ class Gateway:
         exchange.resolved = await self.resolve(exchange.ask.model)
         claim = self._claim(exchange, exchange.ask, exchange.resolved, key_hash, tags_of(scope))
         # Decided here as well, so that who is refused never takes the writer's time.
-        holds.decide(self.reading(), claim)
+        holds.decide(self.reading(), claim, self.policy)
         return fields, claim
 
     async def resolve(self, model: str) -> Resolved:
@@ -232,7 +236,10 @@ class Gateway:
 
     async def _place(self, claim: Claim) -> Hold:
         """Place the hold. If we are cancelled while it is being written it is released again: nobody would own it."""
-        placing = asyncio.ensure_future(self.writer.run(lambda tx: holds.place(tx, claim), patience_s=HOLD_PATIENCE_S))
+        policy = self.policy
+        placing = asyncio.ensure_future(
+            self.writer.run(lambda tx: holds.place(tx, claim, policy), patience_s=HOLD_PATIENCE_S)
+        )
         try:
             return await asyncio.shield(placing)
         except asyncio.CancelledError:
@@ -303,11 +310,13 @@ class Gateway:
                 exchange.priced = priced
                 exchange.total_deadline = exchange.started + upstream.timeout.total
                 exchange.wait(Cut.FIRST_BYTE, upstream.timeout.first_byte)
-                reached, exchange.sent = exchange.sent, True
+                reached = exchange.sent
                 if answer is not None:
                     await answer.close()
                 try:
-                    answer = exchange.answer = await up.ask(transports[upstream.name], priced.route, *request)
+                    transport = transports[upstream.name]
+                    answer = exchange.answer = await up.ask(transport, priced.route, *request, exchange.note_sent)
+                    exchange.note_sent()
                     failure = None
                 except UpstreamFailure as error:
                     answer = exchange.answer = None
@@ -436,11 +445,13 @@ class Gateway:
             hold_id = exchange.hold.id
             outcome = exchange.outcome = outcome_of(exchange)
 
+            policy = self.policy
+
             def resolve(tx: Tx) -> Settled | None:
                 if outcome is None:
                     holds.release(tx, hold_id)
                     return None
-                return holds.settle(tx, hold_id, outcome)
+                return holds.settle(tx, hold_id, outcome, policy)
 
             exchange.settling = self._spawn(self.writer.run(resolve))
         return exchange.settling
@@ -457,6 +468,8 @@ class Gateway:
         assert exchange.hold is not None
         grant = exchange.hold.grant
         headers = [*up.answer_headers(answer), (b"x-request-id", exchange.request_id.encode())]
+        if grant.standings:
+            headers += limit_headers(grant, now_ms())
         if grant.clamped:
             headers.append((b"x-llmgate-clamped", str(grant.output_tokens).encode()))
         if settled is not None:

@@ -17,7 +17,8 @@ import asyncio
 import functools
 import io
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
@@ -77,6 +78,10 @@ def _verified() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+_connected: ContextVar[Callable[[], None]] = ContextVar("connected")
+"""Told when the request that is being made has its connection: from then on it may have been sent."""
+
+
 class _Pool(aiohttp.TCPConnector):
     """The connections to one upstream, without a limit: who may send is decided before the transport is asked."""
 
@@ -86,6 +91,11 @@ class _Pool(aiohttp.TCPConnector):
     def __init__(self, context: ssl.SSLContext, keepalive_s: float) -> None:
         super().__init__(limit=0, ssl=context, keepalive_timeout=keepalive_s)
         self._factory: Any = functools.partial(_Protocol, asyncio.get_running_loop(), self)
+
+    async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+        connection = await super().connect(*args, **kwargs)
+        _connected.get()()
+        return connection
 
 
 class _Protocol(ResponseHandler):
@@ -180,7 +190,8 @@ class Transport(AiohttpTransport):
     What it is given is what is sent, and what came is what it gives: no header is invented, no cookie kept, no redirect
     followed, nothing decompressed, no proxy taken from the environment. Of `extensions["timeout"]` it obeys `connect`,
     which spans from the name lookup to the end of the TLS handshake, and `read`. All other waiting is the caller's to
-    bound: cancelling a request or a read closes its connection.
+    bound: cancelling a request or a read closes its connection. `extensions["connected"]` is called once there is one:
+    who cancels before that knows that nothing was sent.
     """
 
     def __init__(self, *, verify: ssl.SSLContext | bool = True, keepalive_s: float = 30.0) -> None:
@@ -207,6 +218,7 @@ class Transport(AiohttpTransport):
             body = request.stream
             headers.popall("transfer-encoding", None)  # aiohttp writes its own
         timeout = request.extensions.get("timeout", {})
+        _connected.set(request.extensions.get("connected", lambda: None))
         try:
             response = await self._session.request(
                 request.method,

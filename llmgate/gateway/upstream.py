@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import lru_cache
 from urllib.parse import quote, urlencode
 
@@ -141,9 +141,14 @@ def url_for(route: Route, path: str, client_query: str) -> httpx.URL:
 
 
 async def ask(
-    transport: httpx.AsyncBaseTransport, route: Route, url: httpx.URL, headers: Headers, body: bytes
+    transport: httpx.AsyncBaseTransport,
+    route: Route,
+    url: httpx.URL,
+    headers: Headers,
+    body: bytes,
+    connected: Callable[[], None],
 ) -> Answer:
-    """Send one request and wait for the head of its answer.
+    """Send one request and wait for the head of its answer. `connected` is called when it may begin to be sent.
 
     Raises UpstreamFailure; its `reached` is False where the request never got there, so that trying again is safe.
     """
@@ -153,7 +158,7 @@ async def ask(
         url,
         headers=headers,
         content=body,
-        extensions={"timeout": {"connect": upstream.timeout.connect}},
+        extensions={"timeout": {"connect": upstream.timeout.connect}, "connected": connected},
     )
     try:
         response = await transport.handle_async_request(request)

@@ -19,57 +19,19 @@ from typing import Any
 
 import msgspec
 
-from ..errors import NO_RETRY, Refusal
+from ..errors import Refusal
 from ..money import dollars
-from ..pricing import Dearest, amount
-from ..quoting import amount_at, clamped_output
-from ..types import METERS, CostSource, Meters, Quote, Source, Status
-from . import keys, prices, workers
+from ..plans import NONE, Plan, Policy
+from ..pricing import amount
+from ..types import METERS, Billing, CostSource, Meters, Source, Status
+from . import events, keys, limits, prices, workers
+from .admission import Claim, Grant, admit
 from .db import Row, Tx
 from .keys import Caller
 from .prices import Snapshot
 
 LAST_USED_EVERY_MS = 60_000
 """A key's last use is noted at most this often: it isn't worth a write per request."""
-
-HELD_RETRY_S = 2
-"""When to try again where only other requests in flight take the room."""
-
-
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request wants set aside, and everything that its usage row will need if the process dies."""
-
-    request_id: str
-    worker_id: str
-    key_hash: bytes
-    model: str
-    names: tuple[str, ...]
-    """All names that the model goes by: as asked for, and as each `upstream/model`."""
-    upstream: str
-    upstream_model: str
-    format: str
-    endpoint: str
-    streamed: bool
-    quote: Quote
-    price: Dearest
-    unquotable: str | None
-    """A field of the request whose cost has no known bound."""
-    cost: Snapshot
-    charge: Snapshot | None
-    """None: charged at cost."""
-    cost_source: CostSource
-    tags: dict[str, str]
-    day: str
-
-
-class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """What the account can carry of a claim."""
-
-    caller: Caller
-    amount_nano: int
-    output_tokens: int | None
-    """The output bound to send, per choice; None: unbounded, because this account's money can't run out."""
-    clamped: bool
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,78 +67,76 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     overrun: bool
 
 
-def decide(tx: Tx, claim: Claim) -> Grant:
+def decide(tx: Tx, claim: Claim, policy: Policy = NONE) -> Grant:
     """What may be held for a claim as things stand. Reads only. Raises Refusal 401, 402, 403 or 429.
 
     The daemon asks once outside of any write, so that a caller who is refused never takes the writer's time, and once
     more inside the transaction that places the hold: that one counts.
     """
     caller = keys.authenticate(tx, claim.key_hash)
-    if not caller.may_use(claim.names):
-        raise Refusal(f"this key may not use {claim.model}: GET /v1/models lists what it may", code="model_not_allowed")
-    quote = claim.quote
-    if not caller.prepaid:
-        return Grant(caller=caller, amount_nano=quote.amount_nano, output_tokens=None, clamped=False)
-    if claim.unquotable is not None:
+    plan = _plan_of(caller, policy)
+    return admit(claim, caller, plan, limits.standings(tx, caller, plan, policy, claim.names), tx.now_ms)
+
+
+def _plan_of(caller: Caller, policy: Policy) -> Plan | None:
+    """The plan of a user, read live. One that is no longer there can't be guessed at: its user is refused."""
+    if caller.plan is None:
+        return None
+    plan = policy.plans.get(caller.plan)
+    if plan is None:
         raise Refusal(
-            f"the field {claim.unquotable!r} may cost more than can be foreseen: it is not for prepaid accounts",
-            param=claim.unquotable,
+            f"the plan {caller.plan!r} of this user is no longer there: ask your admin", code="plan_not_found"
         )
-    if quote.amount_nano == 0:
-        # Free of charge is free for everybody, also for who has nothing left.
-        return Grant(caller=caller, amount_nano=0, output_tokens=None, clamped=False)
-    room = caller.balance_nano - caller.held_nano
-    output = clamped_output(quote, claim.price, room)
-    if output is None:
-        raise _refused(caller, claim)
-    clamped = output < quote.output_tokens
-    amount_nano = amount_at(claim.price, quote.input_tokens, output, quote.choices) if clamped else quote.amount_nano
-    bound = output if claim.price.output and output else None
-    return Grant(caller=caller, amount_nano=amount_nano, output_tokens=bound, clamped=clamped)
+    return plan
 
 
-def _refused(caller: Caller, claim: Claim) -> Refusal:
-    """Wait, where the room is only taken by other requests in flight; pay, where it isn't there at all."""
-    if caller.held_nano and clamped_output(claim.quote, claim.price, caller.balance_nano) is not None:
-        return Refusal(
-            "the remaining credit is held by other requests in flight: try again in a moment",
-            code="credits_held",
-            headers=(("retry-after", str(HELD_RETRY_S)),),
-        )
-    have = f" of {dollars(caller.balance_nano - caller.held_nano)}" if caller.account_kind == "user" else ""
-    return Refusal(
-        f"the remaining credit{have} doesn't carry this request, which may cost {dollars(claim.quote.floor_nano)} "
-        "even with a short answer: ask your admin for credits",
-        code="insufficient_credits",
-        headers=NO_RETRY,
-    )
-
-
-def place(tx: Tx, claim: Claim) -> Hold:
+def place(tx: Tx, claim: Claim, policy: Policy = NONE) -> Hold:
     """Set the quote aside, all or nothing. Raises as `decide` does."""
-    grant = decide(tx, claim)
+    grant = decide(tx, claim, policy)
     caller = grant.caller
-    cursor = tx.execute(
-        """
-        INSERT INTO holds (
-          request_id, worker_id, account_id, user_id, team_id, key_id, plan, model, upstream, upstream_model, format,
-          endpoint, streamed, amount_nano, bounded, input_estimate, cost_price_id, charge_price_id, cost_source, tags,
-          day, placed_ms
-        ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-        """,
-        (
-            *(claim.request_id, claim.worker_id, caller.account_id, caller.user_id, caller.team_id, caller.key_id),
-            *(caller.plan, claim.model, claim.upstream, claim.upstream_model, claim.format, claim.endpoint),
-            *(claim.streamed, grant.amount_nano, caller.prepaid, claim.quote.input_estimate, claim.cost.id),
-            *(claim.charge.id if claim.charge else None, claim.cost_source, _tags(caller.tags, claim.tags)),
-            *(claim.day, tx.now_ms),
-        ),
-    )
+    plain = set(claim.names) == {claim.model, f"{claim.upstream}/{claim.upstream_model}"}
+    row: dict[str, Any] = {
+        "request_id": claim.request_id,
+        "worker_id": claim.worker_id,
+        "account_id": caller.account_id,
+        "user_id": caller.user_id,
+        "team_id": caller.team_id,
+        "key_id": caller.key_id,
+        "plan": caller.plan,
+        "model": claim.model,
+        "upstream": claim.upstream,
+        "upstream_model": claim.upstream_model,
+        "format": claim.format,
+        "endpoint": claim.endpoint,
+        "streamed": claim.streamed,
+        "amount_nano": grant.amount_nano,
+        "bounded": grant.bounded,
+        "input_estimate": claim.quote.input_estimate,
+        "input_hold": grant.amounts.input_tokens,
+        "output_hold": grant.amounts.output_tokens,
+        "names": None if plain else msgspec.json.encode(claim.names).decode(),
+        "cost_price_id": claim.cost.id,
+        "charge_price_id": claim.charge.id if claim.charge else None,
+        "cost_source": claim.cost_source,
+        "tags": _tags(caller.tags, claim.tags),
+        "day": claim.day,
+        "placed_ms": tx.now_ms,
+    }
+    cursor = tx.execute(_INSERT_HOLD, list(row.values()))
     tx.execute("UPDATE accounts SET held_nano = held_nano + ? WHERE id = ?", (grant.amount_nano, caller.account_id))
+    limits.hold(tx, grant.standings, row)
     if tx.now_ms - caller.last_used_ms >= LAST_USED_EVERY_MS:
         tx.execute("UPDATE keys SET last_used_ms = ? WHERE id = ?", (tx.now_ms, caller.key_id))
     assert cursor.lastrowid is not None
     return Hold(id=cursor.lastrowid, claim=claim, grant=grant, placed_ms=tx.now_ms)
+
+
+_HOLD_COLUMNS = (
+    *("request_id", "worker_id", "account_id", "user_id", "team_id", "key_id", "plan", "model", "upstream"),
+    *("upstream_model", "format", "endpoint", "streamed", "amount_nano", "bounded", "input_estimate", "input_hold"),
+    *("output_hold", "names", "cost_price_id", "charge_price_id", "cost_source", "tags", "day", "placed_ms"),
+)
+_INSERT_HOLD = f"INSERT INTO holds ({', '.join(_HOLD_COLUMNS)}) VALUES ({', '.join('?' for _ in _HOLD_COLUMNS)})"
 
 
 def _tags(of_key: dict[str, str], of_request: dict[str, str]) -> str:
@@ -186,27 +146,37 @@ def _tags(of_key: dict[str, str], of_request: dict[str, str]) -> str:
 
 def release(tx: Tx, hold_id: int) -> None:
     """No upstream was reached: nothing was used, and nothing is left behind."""
-    row = tx.one("SELECT account_id, amount_nano FROM holds WHERE id = ?", hold_id)
+    row = tx.one("SELECT * FROM holds WHERE id = ?", hold_id)
     if row is None:
         _withdraw(tx, hold_id)
         return
     tx.execute("DELETE FROM holds WHERE id = ?", (hold_id,))
     tx.execute("UPDATE accounts SET held_nano = held_nano - ? WHERE id = ?", (row["amount_nano"], row["account_id"]))
+    limits.release(tx, dict(row))
 
 
-def settle(tx: Tx, hold_id: int, outcome: Outcome) -> Settled:
+def settle(tx: Tx, hold_id: int, outcome: Outcome, policy: Policy = NONE) -> Settled:
     """Turn a hold into its usage row, and charge it. Settling again corrects the row that is there."""
     hold = tx.one("SELECT * FROM holds WHERE id = ?", hold_id)
     if hold is None:
-        return _write(tx, _withdraw(tx, hold_id), 0, outcome)
+        return _write(tx, _withdraw(tx, hold_id), 0, outcome, policy)
     tx.execute("DELETE FROM holds WHERE id = ?", (hold_id,))
+    limits.release(tx, dict(hold))
     renamed = {"time_ms": "placed_ms", "hold_nano": "amount_nano"}
-    return _write(tx, {name: hold[renamed.get(name, name)] for name in _CARRIED}, hold["amount_nano"], outcome)
+    return _write(tx, {name: hold[renamed.get(name, name)] for name in _CARRIED}, hold["amount_nano"], outcome, policy)
+
+
+def _tell_low(tx: Tx, kind: str, row: dict[str, Any], threshold: int, balance: int) -> None:
+    """A prepaid balance runs low: told once, and again after credits came and went."""
+    last = tx.value("SELECT max(id) FROM entries WHERE account_id = ?", row["account_id"])
+    subject = (kind, str(row[f"{kind}_id"]))
+    message = f"the balance is {dollars(balance)}, below {dollars(threshold)}"
+    events.record(tx, "low_balance", subject, f"{threshold} since entry {last}", message)
 
 
 _CARRIED = (
     *("id", "request_id", "account_id", "user_id", "team_id", "key_id", "plan", "model", "format", "endpoint"),
-    *("streamed", "day", "time_ms", "hold_nano", "bounded", "tags"),
+    *("streamed", "day", "time_ms", "hold_nano", "bounded", "names", "tags"),
 )
 """What a usage row takes over from its hold, or from the row that it corrects."""
 
@@ -220,6 +190,7 @@ def _withdraw(tx: Tx, usage_id: int) -> dict[str, Any]:
         "UPDATE accounts SET balance_nano = balance_nano + ? WHERE id = ?", (row["charge_nano"], row["account_id"])
     )
     _roll_up(tx, dict(row), -1)
+    limits.book(tx, dict(row), -1)
     tags = dict(tx.execute("DELETE FROM usage_tags WHERE usage_id = ? RETURNING name, value", (usage_id,)).fetchall())
     tx.execute("DELETE FROM usage WHERE id = ?", (usage_id,))
     return {name: row[name] for name in _CARRIED if name != "tags"} | {"tags": msgspec.json.encode(tags).decode()}
@@ -233,7 +204,7 @@ _COLUMNS = (
 _INSERT_USAGE = f"INSERT INTO usage ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' for _ in _COLUMNS)})"
 
 
-def _write(tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome) -> Settled:
+def _write(tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome, policy: Policy) -> Settled:
     reported = outcome.reported_cost_nano
     cost = reported if reported is not None else amount(outcome.meters, outcome.cost.price)
     charge = amount(outcome.meters, outcome.charge.price) if outcome.charge else cost
@@ -260,11 +231,17 @@ def _write(tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome) -> Set
             [(row["id"], name, value) for name, value in msgspec.json.decode(row["tags"]).items()],
         )
     _roll_up(tx, row, 1)
-    balance = tx.execute(
+    limits.book(tx, row, 1, policy.alert_at)
+    account = tx.execute(
         "UPDATE accounts SET balance_nano = balance_nano - ?, held_nano = held_nano - ? WHERE id = ? "
-        "RETURNING balance_nano",
+        "RETURNING balance_nano, billing, kind",
         (charge, held_nano, row["account_id"]),
-    ).fetchone()[0]
+    ).fetchone()
+    balance: int = account["balance_nano"]
+    if account["billing"] == Billing.PREPAID:
+        for threshold in policy.low_balance:
+            if balance < threshold <= balance + charge:
+                _tell_low(tx, account["kind"], row, threshold, balance)
     return Settled(usage_id=row["id"], cost_nano=cost, charge_nano=charge, balance_nano=balance, overrun=row["overrun"])
 
 

@@ -246,8 +246,9 @@ class Caller(msgspec.Struct, frozen=True):
 
 _CALLER = f"""
 SELECT k.id, k.name, k.status, k.expires_ms, k.grace_until_ms, k.hash <> :hash AS old, k.models, k.ips, k.tags,
-       k.last_used_ms, u.id AS user_id, u.name AS user, u.status AS user_status, u.plan, t.id AS team_id,
-       t.name AS team, p.id AS account_id, p.kind, p.billing, p.balance_nano, p.held_nano
+       k.last_used_ms, u.id AS user_id, u.name AS user, u.status AS user_status,
+       coalesce(u.plan, t.plan) AS plan, t.id AS team_id, t.name AS team,
+       p.id AS account_id, p.kind, p.billing, p.balance_nano, p.held_nano
 FROM keys k
 JOIN users u ON u.id = k.user_id
 JOIN accounts ua ON ua.id = u.account_id

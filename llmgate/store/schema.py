@@ -115,6 +115,46 @@ CREATE TABLE workers (
   started_ms INTEGER NOT NULL
 ) STRICT;
 
+-- Limits that an admin hung on somebody; those of plans and defaults are in the config.
+CREATE TABLE limits (
+  subject_kind TEXT NOT NULL CHECK (subject_kind IN ('key', 'user', 'team')),
+  subject_id TEXT NOT NULL,
+  unit TEXT NOT NULL,
+  window TEXT NOT NULL,
+  glob TEXT NOT NULL,
+  amount INTEGER, -- nano-USD or a count; null: unlimited
+  created_ms INTEGER NOT NULL,
+  PRIMARY KEY (subject_kind, subject_id, unit, window, glob)
+) STRICT, WITHOUT ROWID;
+
+-- Derived: how far a limit is used up in its window, from the usage rows and holds that were placed in it.
+CREATE TABLE counters (
+  id INTEGER PRIMARY KEY,
+  subject_kind TEXT NOT NULL,
+  subject_id TEXT NOT NULL,
+  unit TEXT NOT NULL,
+  window TEXT NOT NULL,
+  glob TEXT NOT NULL,
+  amount INTEGER NOT NULL, -- the limit as it last applied
+  start_ms INTEGER NOT NULL,
+  end_ms INTEGER NOT NULL,
+  used INTEGER NOT NULL,
+  held INTEGER NOT NULL,
+  UNIQUE (subject_kind, subject_id, unit, window, glob)
+) STRICT;
+
+-- What is worth telling, each once: thresholds crossed, and the like.
+CREATE TABLE events (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  time_ms INTEGER NOT NULL,
+  kind TEXT NOT NULL,
+  subject_kind TEXT NOT NULL,
+  subject_id TEXT NOT NULL,
+  about TEXT NOT NULL, -- what makes it the same event: it is told once
+  message TEXT NOT NULL,
+  UNIQUE (kind, subject_kind, subject_id, about)
+) STRICT;
+
 -- A request in flight. Its id becomes the id of its usage row, so that each hold has at most one outcome.
 CREATE TABLE holds (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -134,6 +174,9 @@ CREATE TABLE holds (
   amount_nano INTEGER NOT NULL CHECK (amount_nano >= 0),
   bounded INTEGER NOT NULL, -- 1: the account's money can run out, so the charge must stay within the amount
   input_estimate INTEGER NOT NULL,
+  input_hold INTEGER NOT NULL,  -- tokens set aside for limits
+  output_hold INTEGER NOT NULL,
+  names TEXT, -- JSON: every name that the model goes by, where they don't follow from model and upstream
   cost_price_id INTEGER NOT NULL REFERENCES prices (id),
   charge_price_id INTEGER REFERENCES prices (id), -- null: charged at cost
   cost_source TEXT NOT NULL,
@@ -156,6 +199,7 @@ CREATE TABLE usage (
   upstream_model TEXT NOT NULL,
   format TEXT NOT NULL,
   endpoint TEXT NOT NULL,
+  names TEXT, -- as on the hold
   streamed INTEGER NOT NULL,
   status TEXT NOT NULL CHECK (status IN ('ok', 'error', 'cancelled', 'interrupted')),
   source TEXT NOT NULL CHECK (source IN ('upstream', 'estimated')),
@@ -175,6 +219,7 @@ CREATE TABLE usage (
   ttft_ms INTEGER
 ) STRICT;
 CREATE INDEX usage_by_time ON usage (time_ms);
+CREATE INDEX usage_by_user ON usage (user_id, time_ms);
 
 CREATE TABLE usage_tags (
   usage_id INTEGER NOT NULL REFERENCES usage (id),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -15,7 +16,7 @@ from .. import pricing
 from ..money import dollars
 from ..pricing import Price, amount
 from ..types import METERS, Meters
-from . import ledger
+from . import ledger, limits
 from .db import Row, Tx
 from .holds import ROLLUP_KEY, ROLLUP_SUMS
 
@@ -39,6 +40,7 @@ class Counts(msgspec.Struct):
     accounts: int = 0
     holds: int = 0
     rollups: int = 0
+    counters: int = 0
 
 
 def verify(tx: Tx, counts: Counts | None = None) -> Iterator[Finding]:
@@ -49,6 +51,7 @@ def verify(tx: Tx, counts: Counts | None = None) -> Iterator[Finding]:
     yield from _accounts(tx, counts)
     yield from _holds(tx, counts)
     yield from _rollups(tx, counts)
+    yield from _counters(tx, counts)
 
 
 def _entries(tx: Tx, counts: Counts) -> Iterator[Finding]:
@@ -175,3 +178,15 @@ def _sums(row: dict[str, int], names: list[str]) -> str:
     """Those of a roll-up's sums that differ; of a whole one that is too many or missing, those that aren't 0."""
     whole = len(names) == len(ROLLUP_SUMS)
     return ", ".join(f"{name} {row[name]}" for name in names if row and (row[name] or not whole)) or "-"
+
+
+def _counters(tx: Tx, counts: Counts) -> Iterator[Finding]:
+    """A limit's counter is the sum of the usage rows, and of the holds, that were placed in its window."""
+    zone = ZoneInfo(tx.value("SELECT value FROM meta WHERE key = 'zone'"))
+    for row in tx.execute("SELECT * FROM counters ORDER BY id").fetchall():
+        counts.counters += 1
+        used, held = limits.expected(tx, row, zone)
+        subject = f"{row['subject_kind']} {row['subject_id']} {limits.limit_of(row)}"
+        for what, expected in (("used", used), ("held", held)):
+            if row[what] != expected:
+                yield Finding(f"limits {what}", subject, str(row[what]), str(expected), derived=True)

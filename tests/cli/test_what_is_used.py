@@ -179,7 +179,7 @@ def test_models_come_with_their_prices(cli: Cli) -> None:
 def test_books_that_balance(reader: Cli) -> None:
     done = reader("verify")
     assert done.err == ""
-    assert done.out == "the books balance: checked 2 entries, 5 usage rows, 3 accounts, 0 holds, 4 roll-ups\n"
+    assert done.out == "the books balance: checked 2 entries, 5 usage rows, 3 accounts, 0 holds, 4 roll-ups, 0 limits\n"
     found = reader.data("verify")
     assert found == {
         "ok": True,

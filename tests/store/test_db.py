@@ -535,6 +535,20 @@ def test_a_backup_that_fails_leaves_no_file_that_looks_like_one(tmp_path: Path) 
     assert not (tmp_path / "copy.db").exists()
 
 
+def test_a_backup_of_what_is_not_sound_is_no_backup(book: Book, tmp_path: Path) -> None:
+    """Every page can be read, but an index doesn't say what its table says."""
+    book.use(book.user("alice"), Meters(input=1, calls=1))
+    book.tamper(
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_master SET sql = 'CREATE INDEX usage_by_time ON usage (duration_ms)' "
+        "WHERE name = 'usage_by_time'",
+        "PRAGMA writable_schema = RESET",
+    )
+    with pytest.raises(StorageError, match="can't be copied soundly"):
+        backup(book.db, tmp_path / "copy.db")
+    assert not (tmp_path / "copy.db").exists()
+
+
 # ── measured ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,10 +21,13 @@ from llmgate.errors import Refusal, StorageError
 from llmgate.pricing import FREE, UNITS, Price, amount
 from llmgate.quoting import amount_at
 from llmgate.store import accounts, holds, keys
-from llmgate.store.holds import LAST_USED_EVERY_MS, Claim, Hold
+from llmgate.store.admission import Claim
+from llmgate.store.holds import LAST_USED_EVERY_MS, Hold
 from llmgate.types import Billing, Meters, Source, Status
 
 from ..books import DAY, PRICE, Book, asdict
+
+ROOT = Path(__file__).parents[2]
 
 
 def refused(book: Book, key: str, **fields: Any) -> Refusal:
@@ -190,10 +198,10 @@ def test_one_who_owes_is_refused(book: Book) -> None:
     assert book.place(key).grant.amount_nano == 200
 
 
-def test_what_has_no_bound_is_not_for_prepaid_accounts(book: Book) -> None:
+def test_what_has_no_bound_is_not_for_who_can_run_out_of_money(book: Book) -> None:
     error = refused(book, book.user("alice", credits=10**9), unquotable="plugins")
     assert (error.code, error.param) == ("invalid_request", "plugins")
-    assert "not for prepaid accounts" in error.message
+    assert "it is not for accounts whose money can run out" in error.message
 
 
 # ── clamped ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -472,6 +480,86 @@ def test_an_interrupted_request_is_never_charged_more_than_it_held(book: Book, e
     book.crash()
     assert book.recover().charge_nano == estimate <= hold.grant.amount_nano
     assert usage(book)[0]["overrun"] == 0
+
+
+# ── many at once ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def spend(path: Path, key: str, seed: int) -> int:
+    """Place and settle until there is nothing left, and count what was charged."""
+    chance, book, charged = random.Random(seed), Book(path), 0
+    flying: list[Hold] = []
+    most_input, most_output = 60, 400
+    while most_input:
+        try:
+            flying.append(book.place(key, bound=chance.randint(1, most_input), output=chance.randint(1, most_output)))
+        except Refusal as error:
+            if error.code == "insufficient_credits" and not flying:
+                most_input, most_output = most_input // 2, most_output // 2 + 1  # for less there may be enough
+        if flying and (len(flying) > 3 or chance.random() < 0.5):
+            hold = flying.pop(chance.randrange(len(flying)))
+            most = Meters(input=hold.claim.quote.input_tokens, output=hold.grant.output_tokens or 0, calls=1)
+            some = Meters(input=chance.randint(0, most.input), output=chance.randint(0, most.output), calls=1)
+            charged += book.settle(hold, chance.choice((most, some))).charge_nano
+    book.close()
+    return charged
+
+
+def test_many_who_spend_one_balance_at_once_never_spend_more(book: Book) -> None:
+    key = book.user("alice", credits=20_000)
+    with ThreadPoolExecutor(4) as pool:
+        charged = sum(pool.map(lambda seed: spend(book.path, key, seed), range(4)))
+    assert book.money("alice") == (20_000 - charged, 0)
+    assert 0 <= 20_000 - charged < 10, "it was spent down to less than what the smallest requests cost"
+    assert book.value("SELECT count(*) FROM usage WHERE overrun") == 0
+    assert book.findings() == []
+
+
+# ── kill -9 at any instant ────────────────────────────────────────────────────────────────────────────────────────────
+
+VICTIM = """
+import os, sys
+from pathlib import Path
+from llmgate.types import Meters
+from tests.books import Book
+book, journal = Book(Path(sys.argv[1])), os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+def note(what, hold):
+    os.write(journal, f"{what} {hold.id}\\n".encode())
+while True:
+    holds = [book.place(sys.argv[3]) for _ in range(3)]
+    for hold in holds:
+        note("placed", hold)
+    note("releasing", holds[0])
+    book.release(holds[0])
+    for hold in holds[1:]:
+        book.settle(hold, Meters(input=7, calls=1))
+        note("settled", hold)
+"""
+
+
+def test_nothing_that_was_served_is_lost_to_kill_9(tmp_path: Path) -> None:
+    path, journal = tmp_path / "x.db", tmp_path / "journal"
+    book = Book(path)
+    key = book.user("alice", credits=10**9)
+    for delay in (0.0, 0.011, 0.023, 0.037, 0.05):
+        lines = len(journal.read_text().splitlines()) if journal.exists() else 0
+        with subprocess.Popen([sys.executable, "-c", VICTIM, path, journal, key], cwd=ROOT) as victim:
+            while not journal.exists() or len(journal.read_text().splitlines()) == lines:
+                time.sleep(0.002)
+            time.sleep(delay)
+            victim.kill()
+        book.recover()
+        assert book.findings() == []
+    noted: dict[str, set[int]] = {"placed": set(), "releasing": set(), "settled": set()}
+    for what, number in (line.split() for line in journal.read_text().splitlines()):
+        noted[what].add(int(number))
+    rows = {row["id"]: (row["status"], row["charge_nano"]) for row in usage(book)}
+    assert noted["settled"] <= noted["placed"] - noted["releasing"] <= rows.keys()
+    assert {rows[number] for number in noted["settled"]} == {("ok", 7)}
+    assert set(rows.values()) <= {("ok", 7), ("interrupted", 40)}
+    assert ("interrupted", 40) in rows.values()
+    assert book.money("alice") == (10**9 - sum(charge for _, charge in rows.values()), 0)
+    book.close()
 
 
 # ── a random walk ─────────────────────────────────────────────────────────────────────────────────────────────────────

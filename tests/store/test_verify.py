@@ -9,7 +9,7 @@ import pytest
 
 from llmgate.money import dollars
 from llmgate.pricing import UNITS, Price
-from llmgate.store import accounts, ledger
+from llmgate.store import accounts, ledger, limits
 from llmgate.store.verify import Counts, Finding, verify
 from llmgate.types import Meters, Status
 
@@ -121,9 +121,9 @@ DELETED = "DROP TRIGGER entries_are_not_deleted"
         # a hold that is also settled
         (
             [
-                "INSERT INTO holds SELECT 4, 'again', worker_id, account_id, user_id, team_id, key_id, plan, model, "
-                "upstream, upstream_model, format, endpoint, streamed, 0, bounded, input_estimate, cost_price_id, "
-                "charge_price_id, cost_source, tags, day, placed_ms FROM holds"
+                "CREATE TEMP TABLE again AS SELECT * FROM holds",
+                "UPDATE again SET id = 4, request_id = 'again', amount_nano = 0",
+                "INSERT INTO holds SELECT * FROM again",
             ],
             [("holds", "hold 4", "in flight and settled", "one of them", False)],
         ),
@@ -259,6 +259,19 @@ def test_a_deleted_request_leaves_its_traces(kept: Book) -> None:
         ("balance", "user alice"),
         ("rollups", AZURE.replace("KEY", key_of(kept, "alice"))),
     ]
+
+
+@pytest.mark.parametrize(("column", "stored", "expected"), [("used", 7, 2), ("held", 0, 1)])
+def test_a_counter_that_differs_is_found(book: Book, column: str, stored: int, expected: int) -> None:
+    key = book.user("alice", credits=1000)
+    with book.write() as tx:
+        limits.hang(tx, "alice", ["9 requests total"])
+    for _ in range(2):
+        book.use(key, Meters(input=1, calls=1))
+    book.place(key)
+    assert found(book) == []
+    book.tamper(f"UPDATE counters SET {column} = {stored}")
+    assert found(book) == [(f"limits {column}", "user 1 9 requests total", str(stored), str(expected), True)]
 
 
 def test_a_sealed_rollup_is_a_fact(kept: Book) -> None:

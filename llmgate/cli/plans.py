@@ -1,0 +1,81 @@
+"""`llmgate plans`: what the config says of them, and who has them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..plans import Plan, policy_of
+from ..store import accounts
+from .columns import Column, Kind, Row
+from .context import config_of, open_store
+from .grammar import noun, verb
+from .output import listing, single
+from .suggest import unknown
+
+PlanOption = Annotated[
+    str | None, typer.Option("--plan", metavar="PLAN", help="The plan whose limits hold; '' for none.")
+]
+
+app = noun("plans", "Plans: named bundles of limits.")
+
+COLUMNS = (
+    Column("plan", Kind.WORD),
+    Column("price_usd", Kind.MONEY),
+    Column("limits", Kind.LIST),
+    Column("models", Kind.LIST),
+    Column("users", Kind.NUMBER),
+)
+
+
+def check_plan(ctx: typer.Context, plan: str | None) -> None:
+    """Raises UsageError for a plan that the config doesn't know: its users would be refused."""
+    plans = config_of(ctx).plans
+    if plan and plan not in plans:
+        raise unknown("plan", plan, plans, "llmgate plans")
+
+
+def _row(plan: Plan, users: int) -> Row:
+    return {
+        "plan": plan.name,
+        "price_usd": plan.price_nano,
+        "limits": [str(limit) for limit in plan.limits],
+        "models": list(plan.models),
+        "users": users,
+    }
+
+
+def _rows(ctx: typer.Context) -> dict[str, Row]:
+    plans = policy_of(config_of(ctx)).plans
+    with open_store(ctx) as db, db.read() as tx:
+        users = accounts.list_users(tx)
+    return {name: _row(plan, sum(user["plan"] == name for user in users)) for name, plan in plans.items()}
+
+
+@verb(
+    app,
+    "list",
+    examples="""
+    llmgate plans
+    llmgate plans --json
+    """,
+)
+def list_(ctx: typer.Context) -> None:
+    """List the plans of the config."""
+    listing(ctx, COLUMNS, _rows(ctx).values(), empty="there is no plan: add [plans.NAME] to llmgate.toml")
+
+
+@verb(
+    app,
+    "show",
+    examples="""
+    llmgate plans show starter
+    """,
+)
+def show(ctx: typer.Context, plan: Annotated[str, typer.Argument(metavar="PLAN")]) -> None:
+    """Show one plan."""
+    rows = _rows(ctx)
+    if plan not in rows:
+        raise unknown("plan", plan, rows, "llmgate plans")
+    single(ctx, COLUMNS, rows[plan])

@@ -1,0 +1,246 @@
+"""Whether a request may be served, and within which bounds: decided from how things stand, without touching anything.
+
+Everything that may stand in the way is a `_Ceiling` over the length of the answer: the credit, a budget, a quota of
+tokens, a rate. The answer gets the longest bound that all of them carry. Where one doesn't even carry a short answer
+the request is refused, with the reason of the first such ceiling: what must be paid comes before what must be waited
+for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from ..clock import rfc3339
+from ..errors import NO_RETRY, Refusal
+from ..limits import Unit, Window
+from ..money import ceil_div, dollars
+from ..names import matches
+from ..plans import Plan
+from ..pricing import Dearest
+from ..quoting import amount_at, clamped_output
+from ..types import CostSource, Quote
+from .keys import Caller
+from .limits import Amounts, Standing
+from .prices import Snapshot
+
+HELD_RETRY_S = 2
+"""When to try again where only other requests in flight take the room."""
+
+JITTER_S = 3
+"""Everybody's minute begins at the same moment: who waits for it comes back spread over this long."""
+
+LONG_WAIT_S = 60
+"""A reset that is further away than this is nothing that a client should wait for by itself."""
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request wants set aside, and everything that its usage row will need if the process dies."""
+
+    request_id: str
+    worker_id: str
+    key_hash: bytes
+    model: str
+    names: tuple[str, ...]
+    """All names that the model goes by: as asked for, and as each `upstream/model`."""
+    upstream: str
+    upstream_model: str
+    format: str
+    endpoint: str
+    streamed: bool
+    quote: Quote
+    price: Dearest
+    unquotable: str | None
+    """A field of the request whose cost has no known bound."""
+    cost: Snapshot
+    charge: Snapshot | None
+    """None: charged at cost."""
+    cost_source: CostSource
+    tags: dict[str, str]
+    day: str
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be used of a claim."""
+
+    caller: Caller
+    amounts: Amounts
+    """What the hold takes of the credit and of every limit."""
+    output_tokens: int | None
+    """The output bound to send, per choice; None: unbounded, because neither money nor tokens can run out."""
+    clamped: bool
+    bounded: bool
+    """Money can run out: the charge must stay within the hold."""
+    standings: tuple[Standing, ...] = ()
+    """The limits that apply, as they stood before this request."""
+
+    @property
+    def amount_nano(self) -> int:
+        return self.amounts.nano
+
+
+class _Ceiling(NamedTuple):
+    """Something that an answer must stay under."""
+
+    most: Callable[[], int | None]
+    """The longest answer (of one choice) that it carries; None: not even the shortest that is worth sending."""
+    refuse: Callable[[], Refusal]
+    bounds: bool
+    """A longer answer takes more of it, so the bound must be sent."""
+
+
+def admit(claim: Claim, caller: Caller, plan: Plan | None, standings: Sequence[Standing], now_ms: int) -> Grant:
+    """What of a claim may be used. Raises Refusal 402, 403 or 429."""
+    _check_model(claim, caller, plan)
+    quote = claim.quote
+    # Free of charge is free for everybody, also for who has nothing left.
+    budgets = [standing for standing in standings if standing.limit.unit is Unit.USD and quote.amount_nano]
+    bounded = bool(budgets) or (caller.prepaid and quote.amount_nano > 0)
+    if bounded and claim.unquotable is not None:
+        raise Refusal(
+            f"the field {claim.unquotable!r} may cost more than can be foreseen: "
+            "it is not for accounts whose money can run out",
+            param=claim.unquotable,
+        )
+    output, must_send = quote.output_tokens, False
+    for ceiling in _ceilings(claim, caller, budgets, standings, now_ms):
+        most = ceiling.most()
+        if most is None:
+            raise ceiling.refuse()
+        output = min(output, most)
+        must_send = must_send or ceiling.bounds
+    nano = amount_at(claim.price, quote.input_tokens, output, quote.choices)
+    return Grant(
+        caller=caller,
+        amounts=Amounts(input_hold(quote), output * quote.choices, nano if bounded else quote.amount_nano),
+        output_tokens=output if must_send and output else None,
+        clamped=output < quote.output_tokens,
+        bounded=bounded,
+        standings=tuple(standings),
+    )
+
+
+def input_hold(quote: Quote) -> int:
+    """What limits of tokens set aside for the input: a quarter more than it likely is.
+
+    The bound of the money would be a token for every byte, and refuse small plans for ever.
+    """
+    return ceil_div(5 * quote.input_estimate, 4)
+
+
+def _check_model(claim: Claim, caller: Caller, plan: Plan | None) -> None:
+    if not caller.may_use(claim.names):
+        raise Refusal(f"this key may not use {claim.model}: GET /v1/models lists what it may", code="model_not_allowed")
+    if plan and plan.models and not any(matches(glob, name) for glob in plan.models for name in claim.names):
+        raise Refusal(f"the plan {plan.name} doesn't include {claim.model}", code="model_not_allowed")
+
+
+def _ceilings(
+    claim: Claim, caller: Caller, budgets: Sequence[Standing], standings: Sequence[Standing], now_ms: int
+) -> Iterator[_Ceiling]:
+    """All of them; those that money cures come first."""
+    quote, price = claim.quote, claim.price
+    output_costs = price.output > 0
+    if caller.prepaid and quote.amount_nano:
+        room = caller.balance_nano - caller.held_nano
+        yield _Ceiling(lambda: clamped_output(quote, price, room), lambda: _no_credit(caller, claim), output_costs)
+    for standing in budgets:
+        yield _Ceiling(
+            lambda standing=standing: clamped_output(quote, price, standing.room),  # type: ignore[misc]
+            lambda standing=standing: _over(standing, quote.floor_nano, now_ms),  # type: ignore[misc]
+            output_costs,
+        )
+    shortest = quote.floor_tokens * quote.choices
+    needs = {
+        Unit.TOKENS: (input_hold(quote), shortest),
+        Unit.INPUT_TOKENS: (input_hold(quote), 0),
+        Unit.OUTPUT_TOKENS: (0, shortest),
+        Unit.REQUESTS: (1, 0),
+        Unit.CONCURRENT: (1, 0),
+    }
+    for standing in standings:
+        if standing.limit.unit not in needs:
+            continue
+        fixed, least = needs[standing.limit.unit]
+        written = standing.limit.unit in (Unit.TOKENS, Unit.OUTPUT_TOKENS)
+        yield _Ceiling(
+            lambda standing=standing, fixed=fixed, least=least, written=written: _most(  # type: ignore[misc]
+                quote, standing.room - fixed, least, written=written
+            ),
+            lambda standing=standing, need=fixed + least: _over(standing, need, now_ms),  # type: ignore[misc]
+            written and quote.output_tokens > 0,
+        )
+
+
+def _most(quote: Quote, room: int, least: int, *, written: bool) -> int | None:
+    """The longest answer for which the room is enough."""
+    if room < least or room < 0:
+        return None
+    return min(quote.output_tokens, room // quote.choices) if written else quote.output_tokens
+
+
+# ── refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _no_credit(caller: Caller, claim: Claim) -> Refusal:
+    """Wait, where the room is only taken by other requests in flight; pay, where it isn't there at all."""
+    if caller.held_nano and clamped_output(claim.quote, claim.price, caller.balance_nano) is not None:
+        return _held("the remaining credit is held by other requests in flight")
+    have = f" of {dollars(caller.balance_nano - caller.held_nano)}" if caller.account_kind == "user" else ""
+    return Refusal(
+        f"the remaining credit{have} doesn't carry this request, which may cost {dollars(claim.quote.floor_nano)} "
+        "even with a short answer: ask your admin for credits",
+        code="insufficient_credits",
+        headers=NO_RETRY,
+    )
+
+
+def _held(what: str) -> Refusal:
+    return Refusal(f"{what}: try again in a moment", code="credits_held", headers=(("retry-after", str(HELD_RETRY_S)),))
+
+
+_WHOSE = {
+    "key": "of this key",
+    "user": "of yours",
+    "team": "of your team",
+    "plan": "of your plan",
+    "default": "of this gateway",
+}
+
+
+def _over(standing: Standing, need: int, now_ms: int) -> Refusal:
+    """Over a limit: whether and when trying again can help."""
+    limit = standing.limit
+    budget = limit.unit is Unit.USD
+    code = "budget_exceeded" if budget else "rate_limited"
+    named = f"the limit {limit} {_WHOSE[standing.source]}"
+    if need > standing.amount:
+        return Refusal(f"this request can never fit {named}: it is too large", code=code, headers=NO_RETRY)
+    if limit.unit is Unit.CONCURRENT:
+        return Refusal(
+            f"{named} is reached: try again when another request has ended",
+            code=code,
+            headers=(("retry-after", str(HELD_RETRY_S)),),
+        )
+    waits = standing.held and limit.unit is not Unit.REQUESTS and need <= standing.amount - standing.used
+    if waits and budget:
+        return _held(f"the rest of {named} is held by other requests in flight")
+    if waits:
+        return Refusal(
+            f"the rest of {named} is held by other requests in flight: try again in a moment",
+            code=code,
+            headers=(("retry-after", str(HELD_RETRY_S)),),
+        )
+    if limit.window is Window.TOTAL:
+        return Refusal(f"{named} is used up: ask your admin to raise it", code=code, headers=NO_RETRY)
+    reset = f"it resets at {rfc3339(standing.span.end_ms)}"
+    if budget:
+        return Refusal(f"{named} is used up: {reset}", code=code, headers=NO_RETRY)
+    wait_s = ceil_div(standing.span.end_ms - now_ms, 1000)
+    retry = ("retry-after", str(wait_s + random.randint(0, JITTER_S)))
+    return Refusal(
+        f"{named} is reached: {reset}", code=code, headers=(retry, *(NO_RETRY if wait_s > LONG_WAIT_S else ()))
+    )

@@ -1,0 +1,389 @@
+"""Limits where they hang, and the counters that say how far each is used up in its window.
+
+Invariants:
+- `used` of a counter is the sum over the usage rows of its subject that were placed in its window and whose model it
+  means; `held` is the same sum over the holds in flight. Both are derived, by `_used` and `_held`: a counter that is
+  new, or whose window is over (or not yet begun again, because a clock was set back), is worked out from those facts.
+- A request satisfies all limits that apply or consumes none: they are read, decided and written in the transaction
+  that places its hold.
+- The moment at which the hold is placed decides the window, also for what is settled later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from ..clock import day_of, rfc3339
+from ..errors import Refusal
+from ..limits import Limit, Span, Unit, Window, applying, parse, quantity, span
+from ..money import usd
+from ..plans import Plan, Policy
+from ..types import METERS, Meters
+from . import accounts, audit, events, keys
+from .db import Row, Tx
+from .keys import Caller
+
+Subject = tuple[str, str]
+"""Whom a counter counts: ("key" | "user" | "team", id)."""
+
+
+class Amounts(msgspec.Struct, frozen=True):
+    """What one hold sets aside of each unit."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    nano: int = 0
+
+    def of(self, unit: Unit) -> int:
+        match unit:
+            case Unit.REQUESTS | Unit.CONCURRENT:
+                return 1
+            case Unit.TOKENS:
+                return self.input_tokens + self.output_tokens
+            case Unit.INPUT_TOKENS:
+                return self.input_tokens
+            case Unit.OUTPUT_TOKENS:
+                return self.output_tokens
+            case Unit.USD:
+                return self.nano
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit that applies to a request, and how it stands."""
+
+    limit: Limit
+    subject: Subject
+    source: str
+    """Where it hangs: key, user, team, plan or default."""
+    span: Span
+    used: int
+    held: int
+    fresh: bool
+    """Its counter says just this, and of this window."""
+
+    @property
+    def amount(self) -> int:
+        assert self.limit.amount is not None
+        return self.limit.amount
+
+    @property
+    def room(self) -> int:
+        """What a new request may still take."""
+        return self.amount - self.used - self.held
+
+
+def subjects(key_id: str, user_id: int, team_id: int | None) -> list[Subject]:
+    """Whose counters a request moves."""
+    found = [("key", key_id), ("user", str(user_id))]
+    return [*found, ("team", str(team_id))] if team_id is not None else found
+
+
+def standings(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy, names: Sequence[str] | None) -> list[Standing]:
+    """Every limit that applies to a caller's request for a model that goes by `names` (None: for any), as it stands
+    now. Reads only.
+    """
+    hanging = _hanging(tx, caller, plan, policy)
+    wanted = [one for one in hanging if names is None or one[0].means(names)]
+    if not wanted:
+        return []
+    zone = ZoneInfo(tx.value("SELECT value FROM meta WHERE key = 'zone'"))
+    counters = {(_subject(row), _slot(row)): row for row in _counters(tx, {subject for _, subject, _ in wanted})}
+    return [
+        _standing(tx, limit, subject, source, counters.get((subject, limit.slot)), zone)
+        for limit, subject, source in wanted
+    ]
+
+
+def _hanging(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy) -> list[tuple[Limit, Subject, str]]:
+    """The limits of a caller and where they hang; a user's own replace the plan's and the default's of their slot."""
+    found: list[tuple[Limit, Subject, str]] = []
+    for subject in subjects(caller.key_id, caller.user_id, caller.team_id):
+        found += [(limit, subject, source) for limit, source in _on_subject(tx, subject, plan, policy)]
+    return found
+
+
+def _on_subject(tx: Tx, subject: Subject, plan: Plan | None, policy: Policy) -> list[tuple[Limit, str]]:
+    """The limits of one subject, and where each hangs. A plan's and the default's hold per user."""
+    own = [limit_of(row) for row in _of_subjects(tx, "limits", [subject])]
+    shared = (*(plan.limits if plan else ()), *policy.limits) if subject[0] == "user" else ()
+    return [(limit, subject[0] if limit in own else _source(limit, plan)) for limit in applying(own, shared)]
+
+
+def _source(limit: Limit, plan: Plan | None) -> str:
+    return "plan" if plan and limit in plan.limits else "default"
+
+
+def _standing(tx: Tx, limit: Limit, subject: Subject, source: str, counter: Row | None, zone: ZoneInfo) -> Standing:
+    window = span(limit.window, tx.now_ms, zone)
+    fresh = counter is not None and (counter["start_ms"], counter["end_ms"]) == window
+    if counter is not None and fresh:
+        used, held = counter["used"], counter["held"]
+        fresh = counter["amount"] == limit.amount
+    else:
+        used, held = _used(tx, limit, subject, window, zone), _held(tx, limit, subject, window)
+    return Standing(limit=limit, subject=subject, source=source, span=window, used=used, held=held, fresh=fresh)
+
+
+# ── the counters move ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def hold(tx: Tx, found: Iterable[Standing], row: dict[str, Any]) -> None:
+    """A hold of this row is placed. Counters that are new, or whose window has changed, begin by what the facts say."""
+    for standing in found:
+        if standing.fresh:
+            continue
+        tx.execute(
+            """
+            INSERT INTO counters (subject_kind, subject_id, unit, window, glob, amount, start_ms, end_ms, used, held)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (subject_kind, subject_id, unit, window, glob) DO UPDATE SET
+              amount = excluded.amount, start_ms = excluded.start_ms, end_ms = excluded.end_ms,
+              used = excluded.used, held = excluded.held
+            """,
+            (
+                *(*standing.subject, *standing.limit.slot, standing.limit.amount),
+                *(*standing.span, standing.used, standing.held),
+            ),
+        )
+    _move_held(tx, row, 1)
+
+
+def release(tx: Tx, row: dict[str, Any]) -> None:
+    """A hold of this row is no more."""
+    _move_held(tx, row, -1)
+
+
+def book(tx: Tx, row: dict[str, Any], sign: int, alert_at: Sequence[int] = ()) -> None:
+    """A usage row counts (1), or counts no more (-1). Crossing one of the percentages `alert_at` is told once."""
+    meters = _meters(row)
+    for counter, limit in _touched(tx, row, row["time_ms"]):
+        amount = sign * quantity(limit.unit, meters, row["charge_nano"])
+        tx.execute("UPDATE counters SET used = used + ? WHERE id = ?", (amount, counter["id"]))
+        for percent in alert_at:
+            if 100 * counter["used"] < percent * counter["amount"] <= 100 * (counter["used"] + amount):
+                _alert(tx, counter, limit, percent)
+
+
+def _alert(tx: Tx, counter: Row, limit: Limit, percent: int) -> None:
+    until = "" if limit.window is Window.TOTAL else f" until {rfc3339(counter['end_ms'])}"
+    about = f"{percent}% {limit.unit}/{limit.window} {limit.glob} {counter['start_ms']}"
+    events.record(tx, "limit", _subject(counter), about, f"{percent} % of the limit {limit} is used{until}")
+
+
+def _move_held(tx: Tx, row: dict[str, Any], sign: int) -> None:
+    held = _amounts(row)
+    for counter, limit in _touched(tx, row, row["placed_ms"]):
+        tx.execute("UPDATE counters SET held = held + ? WHERE id = ?", (sign * held.of(limit.unit), counter["id"]))
+
+
+def _touched(tx: Tx, row: dict[str, Any], at_ms: int) -> Iterator[tuple[Row, Limit]]:
+    """The counters that a request moves: all of its subjects' whose window it fell into and whose model it is."""
+    for counter in _counters(tx, subjects(row["key_id"], row["user_id"], row["team_id"])):
+        limit = limit_of(counter)
+        if counter["start_ms"] <= at_ms < counter["end_ms"] and limit.means(names_of(row)):
+            yield counter, limit
+
+
+# ── what the facts say ────────────────────────────────────────────────────────────────────────────────────────────────
+
+COLUMNS = {"key": "key_id", "user": "user_id", "team": "team_id"}
+
+_SUMS = {
+    Unit.REQUESTS: "requests",
+    Unit.TOKENS: "input + cached_input + cache_write + cache_write_1h + audio_input + image_input"
+    " + output + reasoning + audio_output",
+    Unit.INPUT_TOKENS: "input + cached_input + cache_write + cache_write_1h + audio_input + image_input",
+    Unit.OUTPUT_TOKENS: "output + reasoning + audio_output",
+    Unit.USD: "charge_nano",
+}
+
+
+def _used(tx: Tx, limit: Limit, subject: Subject, window: Span, zone: ZoneInfo) -> int:
+    """What settled requests have used of a limit in a window.
+
+    Windows of whole days, of every model, are summed from the roll-ups, which are the sums of the same rows.
+    """
+    if limit.unit is Unit.CONCURRENT:
+        return 0
+    column = COLUMNS[subject[0]]
+    if limit.glob == "*" and limit.window not in (Window.MINUTE, Window.HOUR):
+        first, last = ("0", "9") if limit.window is Window.TOTAL else (day_of(at, zone) for at in _ends(window))
+        total: int = tx.value(
+            f"SELECT coalesce(sum({_SUMS[limit.unit]}), 0) FROM rollups WHERE {column} = ? AND day BETWEEN ? AND ?",
+            *(_typed(subject), first, last),
+        )
+        return total
+    rows = tx.execute(
+        f"SELECT * FROM usage WHERE {column} = ? AND time_ms >= ? AND time_ms < ?",
+        (_typed(subject), *window),
+    )
+    return sum(quantity(limit.unit, _meters(row), row["charge_nano"]) for row in rows if limit.means(names_of(row)))
+
+
+def _ends(window: Span) -> tuple[int, int]:
+    return window.start_ms, window.end_ms - 1
+
+
+def _held(tx: Tx, limit: Limit, subject: Subject, window: Span) -> int:
+    """What requests in flight hold of a limit."""
+    rows = tx.execute(
+        f"SELECT * FROM holds WHERE {COLUMNS[subject[0]]} = ? AND placed_ms >= ? AND placed_ms < ?",
+        (_typed(subject), *window),
+    )
+    return sum(_amounts(row).of(limit.unit) for row in rows if limit.means(names_of(row)))
+
+
+def expected(tx: Tx, counter: Row, zone: ZoneInfo) -> tuple[int, int]:
+    """What a counter must say of its own window: used, held."""
+    limit, subject, window = limit_of(counter), _subject(counter), Span(counter["start_ms"], counter["end_ms"])
+    return _used(tx, limit, subject, window, zone), _held(tx, limit, subject, window)
+
+
+# ── how rows are read ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def limit_of(row: Row) -> Limit:
+    return Limit(row["amount"], Unit(row["unit"]), Window(row["window"]), row["glob"])
+
+
+def names_of(row: Any) -> tuple[str, ...]:
+    """The names that a hold's or a usage row's model went by: told only where they don't follow from the row."""
+    if row["names"]:
+        return tuple(msgspec.json.decode(row["names"]))
+    return row["model"], f"{row['upstream']}/{row['upstream_model']}"
+
+
+def _subject(row: Row) -> Subject:
+    return row["subject_kind"], row["subject_id"]
+
+
+def _slot(row: Row) -> tuple[Unit, Window, str]:
+    return Unit(row["unit"]), Window(row["window"]), row["glob"]
+
+
+def _typed(subject: Subject) -> str | int:
+    return subject[1] if subject[0] == "key" else int(subject[1])
+
+
+def _amounts(row: Any) -> Amounts:
+    return Amounts(row["input_hold"], row["output_hold"], row["amount_nano"])
+
+
+def _meters(row: Any) -> Meters:
+    return Meters(*(row[name] for name in METERS))
+
+
+def _counters(tx: Tx, whose: Iterable[Subject]) -> list[Row]:
+    return _of_subjects(tx, "counters", whose)
+
+
+def _of_subjects(tx: Tx, table: str, whose: Iterable[Subject]) -> list[Row]:
+    found: list[Row] = []
+    for subject in whose:
+        found += tx.execute(f"SELECT * FROM {table} WHERE subject_kind = ? AND subject_id = ?", subject).fetchall()
+    return found
+
+
+# ── what admins do ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def subject_of(tx: Tx, target: str) -> tuple[Subject, str]:
+    """Whom `alice`, `user:alice`, `team:research` or `key:ID` names, and the full name. Raises Refusal."""
+    kind, colon, name = target.partition(":")
+    if colon and kind == "team":
+        return ("team", str(accounts.team_row(tx, name)["id"])), target
+    if colon and kind == "key":
+        row = keys.key_row(tx, name)
+        return ("key", row["id"]), f"key:{row['id']}"
+    name = name if colon and kind == "user" else target
+    return ("user", str(accounts.user_row(tx, name)["id"])), name
+
+
+def hang(tx: Tx, target: str, texts: Iterable[str]) -> list[Limit]:
+    """Set limits on a target; one of a slot that has one already replaces it. Raises UsageError, Refusal."""
+    subject, name = subject_of(tx, target)
+    found = [parse(text) for text in texts]
+    for limit in found:
+        tx.execute(
+            """
+            INSERT INTO limits (subject_kind, subject_id, unit, window, glob, amount, created_ms)
+            VALUES (?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (subject_kind, subject_id, unit, window, glob) DO UPDATE SET amount = excluded.amount
+            """,
+            (*subject, *limit.slot, limit.amount, tx.now_ms),
+        )
+    audit.record(tx, "limits.set", name, after=[str(limit) for limit in found])
+    return found
+
+
+def take_off(tx: Tx, target: str, text: str | None) -> list[Limit]:
+    """Remove the limit of the slot that `text` says, or all of a target's own. Raises Refusal where there is none."""
+    subject, name = subject_of(tx, target)
+    own = [limit_of(row) for row in _of_subjects(tx, "limits", [subject])]
+    gone = own if text is None else [limit for limit in own if limit.slot == parse(text).slot]
+    if not gone:
+        raise Refusal(f"{name} has no such limit of its own: `llmgate limits {name}` lists them", code="not_found")
+    for limit in gone:
+        tx.execute(
+            "DELETE FROM limits WHERE (subject_kind, subject_id, unit, window, glob) = (?, ?, ?, ?, ?)",
+            (*subject, *limit.slot),
+        )
+    audit.record(tx, "limits.remove", name, before=[str(limit) for limit in gone])
+    return gone
+
+
+def as_row(target: str, standing: Standing) -> dict[str, Any]:
+    """A limit as JSON shows it: USD as decimal strings, all else as counts."""
+    limit = standing.limit
+
+    def figure(amount: int) -> str | int:
+        return usd(amount) if limit.unit is Unit.USD else amount
+
+    return {
+        "target": target,
+        "limit": str(limit),
+        "source": standing.source,
+        "used": figure(standing.used),
+        "held": figure(standing.held),
+        "remaining": figure(max(standing.room, 0)),
+        "resets_at": None if limit.window is Window.TOTAL else rfc3339(standing.span.end_ms),
+    }
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit as it is shown: on whom, and how it stands for requests of any model that it means."""
+
+    target: str
+    standing: Standing
+
+
+def listing(tx: Tx, policy: Policy, target: str | None = None) -> list[Listed]:
+    """The limits of a target, or of everybody: of users (own, plan's, default's), of teams and of keys."""
+    zone = ZoneInfo(tx.value("SELECT value FROM meta WHERE key = 'zone'"))
+    wanted = subject_of(tx, target)[0] if target is not None else None
+    found = []
+    for subject, name, plan_name in _everybody(tx):
+        if wanted in (None, subject):
+            plan = policy.plans.get(plan_name) if plan_name else None
+            counters = {_slot(row): row for row in _counters(tx, [subject])}
+            for limit, source in _on_subject(tx, subject, plan, policy):
+                standing = _standing(tx, limit, subject, source, counters.get(limit.slot), zone)
+                found.append(Listed(target=name, standing=standing))
+    return found
+
+
+def _everybody(tx: Tx) -> Iterator[tuple[Subject, str, str | None]]:
+    """Everybody on whom limits may hang, with the plan whose limits they have."""
+    for row in tx.execute(
+        "SELECT u.id, u.name, coalesce(u.plan, t.plan) AS plan "
+        "FROM users u LEFT JOIN teams t ON t.id = u.team_id ORDER BY u.name"
+    ).fetchall():
+        yield ("user", str(row["id"])), row["name"], row["plan"]
+    for row in tx.execute("SELECT id, name FROM teams ORDER BY name").fetchall():
+        yield ("team", str(row["id"])), f"team:{row['name']}", None
+    for row in tx.execute("SELECT DISTINCT subject_id FROM limits WHERE subject_kind = 'key'").fetchall():
+        yield ("key", row["subject_id"]), f"key:{row['subject_id']}", None
