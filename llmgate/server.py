@@ -134,20 +134,20 @@ async def _run(
         await gateway.close()
         await writer.close(patience_s=0)  # who waited for it has given up
         if not serving.done():
-            await _cut_off(serving)
+            await _cut_off()
 
 
-async def _cut_off(serving: asyncio.Task[None]) -> None:
+async def _cut_off() -> None:
     """End the connections of clients that take nothing: hypercorn would wait until the kernel gives them up. Each ends
     when it is cancelled for the second time, in its own waiting to be closed.
     """
     log.warning("connections whose clients don't read were cut off")
+    # What asyncio and hypercorn say of being cancelled isn't worth a word.
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: log.debug("%s", context["message"]))
     for _ in range(3):
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         await asyncio.sleep(0.05)
-    if serving.done() and not serving.cancelled():
-        serving.exception()  # hypercorn's own, of being cancelled: not worth a word
 
 
 def _on_signals(

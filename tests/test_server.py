@@ -203,7 +203,7 @@ def test_no_grace_at_all(tmp_path: Path) -> None:
 
 def test_a_client_that_does_not_read_keeps_nothing_from_ending(tmp_path: Path) -> None:
     with Replay() as up, Served(tmp_path, config_for(up, shutdown_grace=0.2)) as served:
-        alice = served.person(credits="1")
+        alice = served.person()
         text = "x" * 100_000
         up.handler = answers(sse_answer(*[sse(chunk_of(text))] * 300, HANG))
         host, _, port = served.url.removeprefix("http://").partition(":")
@@ -497,8 +497,10 @@ def test_the_log_may_be_rotated_away(tmp_path: Path) -> None:
     with Replay() as up, Served(tmp_path, config_for(up) | {"log": {"file": "own.log"}}) as served:
         alice = served.person()
         assert_charge(served, up, alice, "0.00002")
+        served.logged("llmgate.request 200")
         (tmp_path / "own.log").rename(tmp_path / "own.log.1")
         assert_charge(served, up, alice, "0.00002")
+        served.logged("llmgate.request 200", 2)
         for name in ("own.log.1", "own.log"):
             assert (tmp_path / name).read_text().count("llmgate.request 200") == 1
 

@@ -141,10 +141,16 @@ class Noun(TyperGroup):
         at = 0
         while at < len(args) and (args[at] in _TAKES_NOTHING or args[at].split("=")[0] in _TAKES_A_VALUE):
             at += 2 if args[at] in _TAKES_A_VALUE else 1
-        rest = args[at:]
-        if rest and (not rest[0].startswith("-") or rest[0] in ctx.help_option_names):
+        rest, bare = args[at:], self.list_commands(ctx)[0]
+        if rest and rest[0] in ctx.help_option_names:
             return args
-        return [*args[:at], self.list_commands(ctx)[0], *rest]
+        if (
+            rest
+            and not rest[0].startswith("-")
+            and (rest[0] in self.commands or not _takes_a_word(self.commands[bare]))
+        ):
+            return args
+        return [*args[:at], bare, *rest]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
@@ -152,6 +158,11 @@ class Noun(TyperGroup):
         if command is None:
             raise unknown("command", name, self.list_commands(ctx), ctx.command_path)
         return name, command, args[1:]
+
+
+def _takes_a_word(command: Any) -> bool:
+    """`limits alice` is short for `limits list alice`; where the first verb takes no word, a strange one is a typo."""
+    return any(param.param_type_name == "argument" for param in command.params)
 
 
 def noun(name: str, summary: str) -> typer.Typer:

@@ -96,10 +96,11 @@ def admit(claim: Claim, caller: Caller, plan: Plan | None, standings: Sequence[S
     """What of a claim may be used. Raises Refusal 402, 403 or 429."""
     _check_model(claim, caller, plan)
     quote = claim.quote
-    # Free of charge is free for everybody, also for who has nothing left.
-    budgets = [standing for standing in standings if standing.limit.unit is Unit.USD and quote.amount_nano]
-    bounded = bool(budgets) or (caller.prepaid and quote.amount_nano > 0)
-    if bounded and claim.unquotable is not None:
+    budgets = [standing for standing in standings if standing.limit.unit is Unit.USD]
+    bounded = bool(budgets) or caller.prepaid
+    if not quote.amount_nano:
+        budgets = []  # free of charge is free for everybody, also for who has nothing left
+    elif bounded and claim.unquotable is not None:
         raise Refusal(
             f"the field {claim.unquotable!r} may cost more than can be foreseen: "
             "it is not for accounts whose money can run out",

@@ -316,7 +316,7 @@ def hang(tx: Tx, target: str, texts: Iterable[str]) -> list[Limit]:
             """,
             (*subject, *limit.slot, limit.amount, tx.now_ms),
         )
-    audit.record(tx, "limits.set", name, after=[str(limit) for limit in found])
+    audit.record(tx, "limits.set", name, after={"limits": [str(limit) for limit in found]})
     return found
 
 
@@ -332,7 +332,7 @@ def take_off(tx: Tx, target: str, text: str | None) -> list[Limit]:
             "DELETE FROM limits WHERE (subject_kind, subject_id, unit, window, glob) = (?, ?, ?, ?, ?)",
             (*subject, *limit.slot),
         )
-    audit.record(tx, "limits.remove", name, before=[str(limit) for limit in gone])
+    audit.record(tx, "limits.remove", name, before={"limits": [str(limit) for limit in gone]})
     return gone
 
 

@@ -183,7 +183,7 @@ def test_books_that_balance(reader: Cli) -> None:
     found = reader.data("verify")
     assert found == {
         "ok": True,
-        "checked": {"entries": 2, "usage": 5, "accounts": 3, "holds": 0, "rollups": 4},
+        "checked": {"entries": 2, "usage": 5, "accounts": 3, "holds": 0, "rollups": 4, "counters": 0},
         "findings": [],
     }
 
