@@ -3,7 +3,7 @@
     1 authenticate   who is this key? alive, allowed from here, allowed this model      401 403
     2 read, route    body → ask; model → routes                                         400 404
     3 quote          the most it may cost on the dearest route
-    4 hold           credit, all or nothing, ONE transaction                            402 429
+    4 hold           limits and credit, all or nothing, ONE transaction                 402 403 429
     5 forward        routes → answer; retries before the first byte                     502 503 504
     6 meter          bytes through, usage heard in passing
     7 settle         hold → cost, charge, usage row, roll-up, ONE transaction
