@@ -13,7 +13,7 @@ Windows are calendar windows in the database's zone: a week starts on Monday, a 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
 from enum import StrEnum
 from functools import lru_cache
@@ -67,8 +67,13 @@ class Limit(msgspec.Struct, frozen=True):
         return self.unit, self.window, self.glob
 
     def means(self, names: Iterable[str]) -> bool:
-        """Whether it is about a model that goes by these names."""
-        return self.glob == "*" or any(matches(self.glob, name) for name in names)
+        """Whether it is about a model that goes by these names.
+
+        `openai/gpt-4o` is also `gpt-4o`, and capitals don't count: no other spelling gets round a limit.
+        """
+        return self.glob == "*" or any(
+            matches(self.glob.casefold(), tail) for name in names for tail in _tails(name.casefold())
+        )
 
     def __str__(self) -> str:
         on = "" if self.glob == "*" else f" on {self.glob}"
@@ -82,6 +87,14 @@ class Limit(msgspec.Struct, frozen=True):
         return f"{self.amount} {self.unit}{window}{on}"
 
 
+def _tails(name: str) -> Iterator[str]:
+    """`a/b/c`, `b/c`, `c`."""
+    yield name
+    while "/" in name:
+        name = name.partition("/")[2]
+        yield name
+
+
 _LIMIT = re.compile(
     r"""
     (?P<amount> unlimited | \$ \s* [0-9][0-9_.]* | [0-9][0-9_.]* ) \s*
@@ -89,7 +102,7 @@ _LIMIT = re.compile(
     (?: / \s* (?P<window> minute | hour | day | week | month ) | (?P<total> total ) )? \s*
     (?: on \s+ (?P<glob> \S+ ) )?
     """,
-    re.VERBOSE | re.IGNORECASE,
+    re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
 
 
@@ -143,12 +156,17 @@ def _amount(text: str, written: str, unit: Unit) -> int | None:
 def applying(own: Iterable[Limit], shared: Iterable[Limit]) -> list[Limit]:
     """A user's limits: the own ones, and of the plan's and the default's those whose slot isn't among them.
 
-    What is unlimited was needed to replace, and is then none at all.
+    What is unlimited was needed to replace, and is then none at all. Where the plan and the default both have a limit
+    of one slot, the tighter one is what holds: they share a counter.
     """
-    own = list(own)
-    taken = {limit.slot for limit in own}
-    found = own + [limit for limit in shared if limit.slot not in taken]
-    return [limit for limit in found if limit.amount is not None]
+    found = {limit.slot: limit for limit in own}
+    taken = frozenset(found)
+    for limit in shared:
+        if limit.amount is not None and limit.slot not in taken:
+            there = found.setdefault(limit.slot, limit)
+            if there.amount is not None and limit.amount < there.amount:
+                found[limit.slot] = limit
+    return [limit for limit in found.values() if limit.amount is not None]
 
 
 class Span(NamedTuple):

@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from .errors import ConfigError, LlmgateError
 from .gateway.app import App
 from .gateway.pipeline import Gateway
 from .gateway.writer import Writer
-from .store import holds
+from .store import holds, workers
 from .store.db import Database
 from .store.workers import Worker
 
@@ -35,6 +36,9 @@ KEEP_ALIVE_S = 75.0
 
 UNREAD_S = 90
 """The kernel gives up a connection whose client takes no byte for this long (Linux)."""
+
+RECOVER_EVERY_S = 30.0
+"""How often a daemon looks for holds of other processes that died."""
 
 LEAVE_S = 5.0
 """What connections get beyond the grace of their requests, to send the last bytes."""
@@ -114,6 +118,7 @@ async def _run(
     stopping, hurried = asyncio.Event(), asyncio.Event()
     _on_signals(gateway, stopping, hurried, reload)
     sweeper = asyncio.create_task(gateway.sweep())
+    recoverer = asyncio.create_task(_recover(gateway))
     grace = asyncio.create_task(_grace(gateway, stopping, hurried, config.server.shutdown_grace))
 
     async def until_stopped() -> None:
@@ -129,12 +134,23 @@ async def _run(
         if serving.done():
             serving.result()
     finally:
-        for task in (sweeper, grace):
+        for task in (sweeper, recoverer, grace):
             task.cancel()
         await gateway.close()
         await writer.close(patience_s=0)  # who waited for it has given up
         if not serving.done():
             await _cut_off()
+
+
+async def _recover(gateway: Gateway) -> None:
+    """Now and then, resolve what other processes left behind when they died."""
+    path = gateway.database.path
+    while True:
+        await asyncio.sleep(RECOVER_EVERY_S)
+        if workers.dead(gateway.reading(), path):
+            interrupted = gateway.config.accounting.interrupted
+            found = await gateway.writer.run(partial(holds.recover, database=path, interrupted=interrupted))
+            log.warning("%d requests of a process that died: booked as interrupted", found.holds)
 
 
 async def _cut_off() -> None:

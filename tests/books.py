@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -157,7 +158,6 @@ class Book:
         names: tuple[str, ...] | None = None,
         unquotable: str | None = None,
         tags: dict[str, str] | None = None,
-        day: str = DAY,
         request_id: str | None = None,
     ) -> Claim:
         """A claim of at most `bound` input tokens, likely `estimate`, and of `output` output tokens per choice."""
@@ -181,7 +181,6 @@ class Book:
             charge=self.snapshot(charge) if charge else None,
             cost_source=CostSource.CONFIG,
             tags=tags or {},
-            day=day,
         )
 
     def outcome(
@@ -211,7 +210,10 @@ class Book:
             ttft_ms=3,
         )
 
-    def place(self, key: str, *, now_ms: int | None = None, **fields: Any) -> Hold:
+    def place(self, key: str, *, now_ms: int | None = None, day: str = DAY, **fields: Any) -> Hold:
+        """At a moment, or at noon of a day."""
+        if now_ms is None:
+            now_ms = int(datetime.fromisoformat(f"{day}T12:00+00:00").timestamp()) * 1000
         claim = self.claim(key, **fields)
         with self.write(now_ms) as tx:
             return holds.place(tx, claim, POLICY)

@@ -356,6 +356,7 @@ class Inside(Books):
         client = Client(json.dumps(chat_body(**fields)).encode())
         scope = {
             "type": "http",
+            "http_version": "1.1",
             "method": "POST",
             "path": "/v1/chat/completions",
             "raw_path": b"/v1/chat/completions",

@@ -18,7 +18,7 @@ from ..routing import Listing
 from ..store import limits
 from ..store.keys import Caller
 from .exchange import CHAT, EMBEDDINGS, Endpoint
-from .http import Receive, Scope, Send, own_headers, respond
+from .http import Receive, Scope, Send, names_connections, own_headers, respond
 from .pipeline import Gateway, refuse
 from .sandbox import CREATED
 
@@ -58,7 +58,8 @@ class App:
                 finally:
                     unread.cancel()
         except LlmgateError as error:
-            await refuse(send, error, _request_id(), close=scope["method"] not in ("GET", "HEAD"))
+            with_body = scope["method"] not in ("GET", "HEAD")
+            await refuse(send, error, _request_id(), close=with_body and names_connections(scope))
         except Exception:
             # Nothing of it reaches the client; the log has all of it.
             log.exception("a request failed inside the gateway")

@@ -118,6 +118,11 @@ async def read_body(scope: Scope, receive: Receive, *, most: int, timeout_s: flo
         raise Refusal("the body didn't arrive in time", code="request_timeout") from error
 
 
+def names_connections(scope: Scope) -> bool:
+    """Whether an answer may say `Connection: close`: HTTP/2 has no such word, and needs none."""
+    return bool(scope["http_version"] < "2")
+
+
 def _too_large(most: int) -> Refusal:
     return Refusal(f"the body is larger than {most} bytes", code="request_too_large")
 

@@ -24,6 +24,7 @@ import secrets
 import time
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
 import httpx
 
@@ -58,6 +59,7 @@ from .http import (
     error_headers,
     header,
     limit_headers,
+    names_connections,
     presented_key,
     read_body,
     respond,
@@ -103,7 +105,6 @@ class Gateway:
         self.writer = writer
         self.in_flight: set[Exchange] = set()
         self._worker_id = worker_id
-        self._zone = database.zone
         self._background: set[asyncio.Future[Any]] = set()
         self._configure(config, upstreams)
 
@@ -139,7 +140,8 @@ class Gateway:
             await transport.aclose()
 
     def today(self) -> str:
-        return day_of(now_ms(), self._zone)
+        """The day by which list prices are dated: they change at midnight UTC, whatever the zone of the book."""
+        return day_of(now_ms(), ZoneInfo("UTC"))
 
     def reading(self) -> Tx:
         """A view of the database outside of any transaction: for single reads."""
@@ -160,7 +162,7 @@ class Gateway:
             pass  # nobody is left to answer, and there is nothing to charge: 499 goes into the log
         except LlmgateError as error:
             status = error.http_status
-            await refuse(send, error, exchange.request_id, close=exchange.body is None)
+            await refuse(send, error, exchange.request_id, close=exchange.body is None and names_connections(scope))
         finally:
             self.in_flight.discard(exchange)
             self._log(exchange, status)
@@ -231,7 +233,6 @@ class Gateway:
             charge=first.charge,
             cost_source=first.route.tariff.source,
             tags=ask.tags | tags,
-            day=self.today(),
         )
 
     async def _place(self, claim: Claim) -> Hold:

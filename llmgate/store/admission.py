@@ -60,7 +60,6 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """None: charged at cost."""
     cost_source: CostSource
     tags: dict[str, str]
-    day: str
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,13 +33,21 @@ Row = sqlite3.Row
 class Tx:
     """One transaction: a connection, the moment it happens at, and who acts."""
 
-    __slots__ = ("actor", "conn", "execute", "now_ms")
+    __slots__ = ("_zone", "actor", "conn", "execute", "now_ms")
 
     def __init__(self, conn: sqlite3.Connection, now_ms: int, actor: str) -> None:
         self.conn = conn
         self.execute: Callable[..., sqlite3.Cursor] = conn.execute
         self.now_ms = now_ms
         self.actor = actor
+        self._zone: ZoneInfo | None = None
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The zone that days, weeks and months are counted in: a fact of the book, not of a config."""
+        if self._zone is None:
+            self._zone = ZoneInfo(self.value("SELECT value FROM meta WHERE key = 'zone'"))
+        return self._zone
 
     def one(self, sql: str, *values: Any) -> Row | None:
         row: Row | None = self.execute(sql, values).fetchone()

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from ..clock import day_of
 from ..errors import Refusal
 from ..money import dollars
 from ..plans import NONE, Plan, Policy
@@ -119,7 +120,7 @@ def place(tx: Tx, claim: Claim, policy: Policy = NONE) -> Hold:
         "charge_price_id": claim.charge.id if claim.charge else None,
         "cost_source": claim.cost_source,
         "tags": _tags(caller.tags, claim.tags),
-        "day": claim.day,
+        "day": day_of(tx.now_ms, tx.zone),
         "placed_ms": tx.now_ms,
     }
     cursor = tx.execute(_INSERT_HOLD, list(row.values()))

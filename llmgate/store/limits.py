@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -90,10 +89,9 @@ def standings(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy, names: 
     wanted = [one for one in hanging if names is None or one[0].means(names)]
     if not wanted:
         return []
-    zone = ZoneInfo(tx.value("SELECT value FROM meta WHERE key = 'zone'"))
     counters = {(_subject(row), _slot(row)): row for row in _counters(tx, {subject for _, subject, _ in wanted})}
     return [
-        _standing(tx, limit, subject, source, counters.get((subject, limit.slot)), zone)
+        _standing(tx, limit, subject, source, counters.get((subject, limit.slot)))
         for limit, subject, source in wanted
     ]
 
@@ -117,14 +115,14 @@ def _source(limit: Limit, plan: Plan | None) -> str:
     return "plan" if plan and limit in plan.limits else "default"
 
 
-def _standing(tx: Tx, limit: Limit, subject: Subject, source: str, counter: Row | None, zone: ZoneInfo) -> Standing:
-    window = span(limit.window, tx.now_ms, zone)
+def _standing(tx: Tx, limit: Limit, subject: Subject, source: str, counter: Row | None) -> Standing:
+    window = span(limit.window, tx.now_ms, tx.zone)
     fresh = counter is not None and (counter["start_ms"], counter["end_ms"]) == window
     if counter is not None and fresh:
         used, held = counter["used"], counter["held"]
         fresh = counter["amount"] == limit.amount
     else:
-        used, held = _used(tx, limit, subject, window, zone), _held(tx, limit, subject, window)
+        used, held = _used(tx, limit, subject, window), _held(tx, limit, subject, window)
     return Standing(limit=limit, subject=subject, source=source, span=window, used=used, held=held, fresh=fresh)
 
 
@@ -202,7 +200,7 @@ _SUMS = {
 }
 
 
-def _used(tx: Tx, limit: Limit, subject: Subject, window: Span, zone: ZoneInfo) -> int:
+def _used(tx: Tx, limit: Limit, subject: Subject, window: Span) -> int:
     """What settled requests have used of a limit in a window.
 
     Windows of whole days, of every model, are summed from the roll-ups, which are the sums of the same rows.
@@ -211,7 +209,7 @@ def _used(tx: Tx, limit: Limit, subject: Subject, window: Span, zone: ZoneInfo) 
         return 0
     column = COLUMNS[subject[0]]
     if limit.glob == "*" and limit.window not in (Window.MINUTE, Window.HOUR):
-        first, last = ("0", "9") if limit.window is Window.TOTAL else (day_of(at, zone) for at in _ends(window))
+        first, last = ("0", "9") if limit.window is Window.TOTAL else (day_of(at, tx.zone) for at in _ends(window))
         total: int = tx.value(
             f"SELECT coalesce(sum({_SUMS[limit.unit]}), 0) FROM rollups WHERE {column} = ? AND day BETWEEN ? AND ?",
             *(_typed(subject), first, last),
@@ -237,10 +235,10 @@ def _held(tx: Tx, limit: Limit, subject: Subject, window: Span) -> int:
     return sum(_amounts(row).of(limit.unit) for row in rows if limit.means(names_of(row)))
 
 
-def expected(tx: Tx, counter: Row, zone: ZoneInfo) -> tuple[int, int]:
+def expected(tx: Tx, counter: Row) -> tuple[int, int]:
     """What a counter must say of its own window: used, held."""
     limit, subject, window = limit_of(counter), _subject(counter), Span(counter["start_ms"], counter["end_ms"])
-    return _used(tx, limit, subject, window, zone), _held(tx, limit, subject, window)
+    return _used(tx, limit, subject, window), _held(tx, limit, subject, window)
 
 
 # ── how rows are read ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -316,15 +314,17 @@ def hang(tx: Tx, target: str, texts: Iterable[str]) -> list[Limit]:
             """,
             (*subject, *limit.slot, limit.amount, tx.now_ms),
         )
+        _forget(tx, subject, limit)
     audit.record(tx, "limits.set", name, after={"limits": [str(limit) for limit in found]})
     return found
 
 
 def take_off(tx: Tx, target: str, text: str | None) -> list[Limit]:
-    """Remove the limit of the slot that `text` says, or all of a target's own. Raises Refusal where there is none."""
+    """Remove the limit of the slot that `text` says, or all of a target's own. Raises UsageError, Refusal where there is none."""
     subject, name = subject_of(tx, target)
     own = [limit_of(row) for row in _of_subjects(tx, "limits", [subject])]
-    gone = own if text is None else [limit for limit in own if limit.slot == parse(text).slot]
+    slot = parse(text).slot if text is not None else None
+    gone = [limit for limit in own if slot in (None, limit.slot)]
     if not gone:
         raise Refusal(f"{name} has no such limit of its own: `llmgate limits {name}` lists them", code="not_found")
     for limit in gone:
@@ -332,8 +332,17 @@ def take_off(tx: Tx, target: str, text: str | None) -> list[Limit]:
             "DELETE FROM limits WHERE (subject_kind, subject_id, unit, window, glob) = (?, ?, ?, ?, ?)",
             (*subject, *limit.slot),
         )
+        _forget(tx, subject, limit)
     audit.record(tx, "limits.remove", name, before={"limits": [str(limit) for limit in gone]})
     return gone
+
+
+def _forget(tx: Tx, subject: Subject, limit: Limit) -> None:
+    """A limit is another, or none: its counter may not tell of the old one. The next hold derives it anew."""
+    tx.execute(
+        "DELETE FROM counters WHERE (subject_kind, subject_id, unit, window, glob) = (?, ?, ?, ?, ?)",
+        (*subject, *limit.slot),
+    )
 
 
 def as_row(target: str, standing: Standing) -> dict[str, Any]:
@@ -363,7 +372,6 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 
 def listing(tx: Tx, policy: Policy, target: str | None = None) -> list[Listed]:
     """The limits of a target, or of everybody: of users (own, plan's, default's), of teams and of keys."""
-    zone = ZoneInfo(tx.value("SELECT value FROM meta WHERE key = 'zone'"))
     wanted = subject_of(tx, target)[0] if target is not None else None
     found = []
     for subject, name, plan_name in _everybody(tx):
@@ -371,7 +379,7 @@ def listing(tx: Tx, policy: Policy, target: str | None = None) -> list[Listed]:
             plan = policy.plans.get(plan_name) if plan_name else None
             counters = {_slot(row): row for row in _counters(tx, [subject])}
             for limit, source in _on_subject(tx, subject, plan, policy):
-                standing = _standing(tx, limit, subject, source, counters.get(limit.slot), zone)
+                standing = _standing(tx, limit, subject, source, counters.get(limit.slot))
                 found.append(Listed(target=name, standing=standing))
     return found
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -182,10 +181,9 @@ def _sums(row: dict[str, int], names: list[str]) -> str:
 
 def _counters(tx: Tx, counts: Counts) -> Iterator[Finding]:
     """A limit's counter is the sum of the usage rows, and of the holds, that were placed in its window."""
-    zone = ZoneInfo(tx.value("SELECT value FROM meta WHERE key = 'zone'"))
     for row in tx.execute("SELECT * FROM counters ORDER BY id").fetchall():
         counts.counters += 1
-        used, held = limits.expected(tx, row, zone)
+        used, held = limits.expected(tx, row)
         subject = f"{row['subject_kind']} {row['subject_id']} {limits.limit_of(row)}"
         for what, expected in (("used", used), ("held", held)):
             if row[what] != expected:

@@ -25,7 +25,7 @@ from llmgate.store.admission import Claim
 from llmgate.store.holds import LAST_USED_EVERY_MS, Hold
 from llmgate.types import Billing, Meters, Source, Status
 
-from ..books import DAY, PRICE, Book, asdict
+from ..books import PRICE, Book, asdict
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +57,7 @@ def test_a_hold_sets_its_quote_aside(book: Book) -> None:
     (row,) = book.rows("SELECT * FROM holds")
     assert row["id"] == hold.id
     assert (row["amount_nano"], row["bounded"], row["input_estimate"], row["day"], row["placed_ms"]) == (
-        *(300, 1, 40, DAY, 5_000_000),
+        *(300, 1, 40, "1970-01-01", 5_000_000),
     )
     assert holds.in_flight(book.tx) == 1
     assert book.findings() == []
@@ -111,6 +111,19 @@ def test_a_model_that_the_key_may_not_use(book: Book) -> None:
     error = refused(book, key, model="o3")
     assert (error.code, error.http_status) == ("model_not_allowed", 403)
     book.place(key, model="fast", names=("fast", "gpt-4o-mini"))
+
+
+def test_a_user_whose_plan_is_gone_is_refused(book: Book) -> None:
+    key = book.user("alice", credits=1000)
+    for plan, code in (("pro", None), ("gone", "plan_not_found"), ("", None)):
+        with book.write() as tx:
+            accounts.set_user(tx, "alice", {"plan": plan})
+        if code is None:
+            book.place(key)
+        else:
+            with pytest.raises(Refusal) as caught:
+                book.place(key)
+            assert (caught.value.code, caught.value.http_status) == (code, 403)
 
 
 def test_a_request_id_is_used_once(book: Book) -> None:
@@ -221,7 +234,7 @@ def test_an_answer_is_clamped_to_what_the_room_carries(book: Book, balance: int,
 @pytest.mark.parametrize(
     ("fields", "floor"), [({"output": 1000}, 256), ({"output": 1000, "least": 400}, 400), ({"output": 20}, 20)]
 )
-def test_an_answer_is_not_clamped_below_its_floor(book: Book, fields: dict[str, int], floor: int) -> None:
+def test_an_answer_is_not_clamped_below_its_floor(book: Book, fields: dict[str, Any], floor: int) -> None:
     key = book.user("alice", credits=100 + 2 * floor - 1)
     assert refused(book, key, **fields).code == "insufficient_credits"
     book.add("alice", 1)
@@ -260,6 +273,14 @@ def test_what_is_free_is_free_also_while_all_credit_is_held_or_owed(book: Book) 
     book.settle(held, Meters(input=500, calls=1))
     assert book.money("alice") == (-300, 0)
     book.place(key, price=FREE)
+
+
+def test_what_was_free_and_is_billed_all_the_same_is_an_overrun(book: Book) -> None:
+    """An upstream whose reported cost is the charge may bill what no list knew of."""
+    key = book.user("alice", billing=Billing.PREPAID)
+    settled = book.settle(book.place(key, price=FREE), Meters(input=1, calls=1), price=FREE, reported=5)
+    assert (settled.charge_nano, settled.balance_nano, settled.overrun) == (5, -5, True)
+    assert book.findings() == []
 
 
 # ── who pays ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -330,7 +351,7 @@ def test_a_settlement_charges_what_was_used_and_gives_the_rest_back(book: Book) 
         "streamed": 0,
         "hold_nano": 200,
         "bounded": 1,
-        "day": DAY,
+        "day": "1970-01-01",
         "time_ms": 777,
         "duration_ms": 12,
         "ttft_ms": 3,
@@ -495,7 +516,7 @@ def spend(path: Path, key: str, seed: int) -> int:
             flying.append(book.place(key, bound=chance.randint(1, most_input), output=chance.randint(1, most_output)))
         except Refusal as error:
             if error.code == "insufficient_credits" and not flying:
-                most_input, most_output = most_input // 2, most_output // 2 + 1  # for less there may be enough
+                most_input, most_output = most_input // 2, max(1, most_output // 8)  # for less there may be enough
         if flying and (len(flying) > 3 or chance.random() < 0.5):
             hold = flying.pop(chance.randrange(len(flying)))
             most = Meters(input=hold.claim.quote.input_tokens, output=hold.grant.output_tokens or 0, calls=1)
@@ -510,7 +531,7 @@ def test_many_who_spend_one_balance_at_once_never_spend_more(book: Book) -> None
     with ThreadPoolExecutor(4) as pool:
         charged = sum(pool.map(lambda seed: spend(book.path, key, seed), range(4)))
     assert book.money("alice") == (20_000 - charged, 0)
-    assert 0 <= 20_000 - charged < 10, "it was spent down to less than what the smallest requests cost"
+    assert 0 <= 20_000 - charged < 3, "it was spent down to less than what the smallest request costs"
     assert book.value("SELECT count(*) FROM usage WHERE overrun") == 0
     assert book.findings() == []
 
