@@ -16,11 +16,17 @@ from .types import Ask, Quote
 TEMPLATE_TOKENS = 16
 """Upper bound of what a chat template adds around one message (the widest in use add 3 to 10)."""
 
+EMBEDDING_TOKENS = 4
+"""Upper bound of what is put around one text to embed ([CLS] and [SEP] are two)."""
+
 PREAMBLE_TOKENS = 128
 """Upper bound of what a template adds to a whole request (dates, default system lines; gpt-oss adds about 70)."""
 
 SMALLEST_CLAMP = 256
 """An answer is not clamped below this many tokens, or what was asked for if that is less."""
+
+MOST_NANO = 10**15
+"""A million USD: no request is quoted higher, so that sums of holds stay far from 64 bits."""
 
 UNKNOWN_CONTEXT = 1_000_000
 """The context window assumed for hidden input where the catalogue knows none."""
@@ -39,7 +45,8 @@ def output_estimate(text_bytes: int) -> int:
 def input_bound(ask: Ask, context_window: int | None) -> int:
     if ask.hidden_input:
         return context_window or UNKNOWN_CONTEXT
-    return ask.text_bytes + TEMPLATE_TOKENS * ask.messages + PREAMBLE_TOKENS + ask.media_tokens
+    around = TEMPLATE_TOKENS * ask.messages + EMBEDDING_TOKENS * ask.inputs + PREAMBLE_TOKENS
+    return ask.text_bytes + around + ask.media_tokens
 
 
 def amount_at(price: Dearest, input_tokens: int, output_tokens: int, choices: int) -> int:
@@ -53,6 +60,8 @@ def quote(ask: Ask, price: Dearest, input_tokens: int, max_output: int) -> Quote
     `max_output` bounds the output where the request has no bound of its own: the model's, else the default.
     """
     output = (ask.max_output or max_output) if ask.output else 0
+    if amount_at(price, input_tokens, output, ask.choices) > MOST_NANO:
+        raise Refusal("this request asks for more than could ever be paid: ask for less output")
     floor = max(min(output, SMALLEST_CLAMP), ask.min_output) if ask.output else 0
     return Quote(
         input_tokens=input_tokens,
@@ -81,6 +90,6 @@ def clamped_output(quoted: Quote, price: Dearest, room_nano: int) -> int | None:
 
 def positive(value: object, name: str) -> int:
     """A bound as a request may state it: an integer ≥ 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**53:
-        raise Refusal(f"{name} must be an integer of at least 1", param=name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+        raise Refusal(f"{name} must be an integer from 1 to {2**31 - 1}", param=name)
     return value

@@ -95,6 +95,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     text_bytes: int = 0
     """UTF-8 bytes of all text that the model reads: prompts, tool definitions, tool arguments."""
     messages: int = 0
+    inputs: int = 0
+    """Texts to embed: a server may put tokens of its own around each."""
     media_tokens: int = 0
     """A documented upper bound of the tokens of images and the like that came inside the body."""
     hidden_input: bool = False

@@ -25,6 +25,9 @@ SLOW_S = 0.1
 
 DIMENSIONS = 8
 
+MOST_CHOICES, MOST_DIMENSIONS, MOST_INPUTS = 128, 4096, 2048
+"""It works inside the gateway: what it is asked for must not keep the others waiting."""
+
 
 def tokens(text: str) -> int:
     return -(-len(text.encode()) // 4)
@@ -75,6 +78,8 @@ async def _chat(asked: dict[str, Any]) -> httpx.Response:
     words, cut = _bounded(said[-1] if said and said[-1] else "Hello from the sandbox.", _bound(asked))
     text, finish = "".join(words), "length" if cut else "stop"
     count = asked.get("n") or 1
+    if not isinstance(count, int) or not 1 <= count <= MOST_CHOICES:
+        return _refuse(400, f"n must be a number from 1 to {MOST_CHOICES}")
     prompt = sum(tokens(part) + 4 for part in said)
     usage = {
         "prompt_tokens": prompt,
@@ -151,6 +156,8 @@ async def _embeddings(asked: dict[str, Any]) -> httpx.Response:
     given = asked.get("input")
     inputs = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
     size = asked.get("dimensions") or DIMENSIONS
+    if not isinstance(size, int) or not 1 <= size <= MOST_DIMENSIONS or len(inputs) > MOST_INPUTS:
+        return _refuse(400, f"at most {MOST_INPUTS} inputs and {MOST_DIMENSIONS} dimensions")
     vectors = [_vector(msgspec.json.encode(item), size) for item in inputs]
     packed = asked.get("encoding_format") == "base64"
     data = [

@@ -42,7 +42,8 @@ class Worker:
 
 
 def _folder(database: Path) -> Path:
-    return database.with_name(database.name + "-workers")
+    real = database.resolve()  # one database has one folder, by whatever name it is opened
+    return real.with_name(real.name + "-workers")
 
 
 def dead(tx: Tx, database: Path) -> list[str]:

@@ -7,6 +7,7 @@ field is changed differs from the original in that field alone.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,12 @@ from ..errors import Refusal
 
 Fields = dict[str, msgspec.Raw]
 """A body's top level: name → the value's own bytes."""
+
+MOST_OBJECTS = 1_000_000
+"""Brackets in one body. More is no prompt, but an attempt to keep the gateway busy."""
+
+_ESCAPED_NAME = re.compile(rb'\\u[0-9a-fA-F]{4}(?:[^"\\]|\\.){0,64}"\s*:')
+"""The end of a field's name that is written with an escape: no name that is read is longer."""
 
 _top = msgspec.json.Decoder(Fields)
 
@@ -27,6 +34,8 @@ def read(body: bytes, known: frozenset[str]) -> Fields:
     case, so a known name that comes twice, or in other letters, is refused: what was quoted must be what is served.
     Raises Refusal `invalid_request`.
     """
+    if body.count(b"{") + body.count(b"[") > MOST_OBJECTS:
+        raise Refusal(f"the body has more than {MOST_OBJECTS} objects and arrays")
     try:
         fields = _top.decode(body)
     except RecursionError as error:
@@ -36,8 +45,10 @@ def read(body: bytes, known: frozenset[str]) -> Fields:
     for name in fields:
         if name not in known and (meant := name.casefold()) in known:  # as Go folds: a long s is an s
             raise Refusal(f"the field {name!r} is written {meant!r}", param=meant)
-    # A name can only come twice if its text is there twice, or if it is written with escapes.
-    if b"\\u" in body or any(body.count(b'"%b"' % name.encode()) > 1 for name in fields if name in known):
+    # A name can only come twice if its text is there twice, or if one is written with escapes.
+    if (b"\\u" in body and _ESCAPED_NAME.search(body)) or any(
+        body.count(b'"%b"' % name.encode()) > 1 for name in fields if name in known
+    ):
         _refuse_twins(body, known)
     return fields
 

@@ -27,7 +27,7 @@ OUTPUT_BOUNDS = ("n_predict", "max_completion_tokens", "max_tokens")
 COUNTS = ("n", "n_cmpl", "best_of")
 """Fields that multiply the output, in one or the other upstream."""
 
-UNQUOTABLE = ("models", "plugins", "route", "web_search_options")
+UNQUOTABLE = ("models", "plugins", "route", "web_search_options", "search_parameters")
 """Fields that change who answers, or add paid work, in ways that no bound is known for (OpenRouter, OpenAI search)."""
 
 REASONING = ("reasoning_effort", "reasoning")
@@ -47,10 +47,19 @@ AUDIO_CHARACTERS_PER_TOKEN = 64
 MOST_TAGS, LONGEST_TAG = 32, 512
 
 _NOT_TEXT = frozenset({"role", "type", "id", "tool_call_id", "index", "detail", "format", "cache_control"})
-"""Fields of a message that the model doesn't read as text."""
+"""Fields of a message that the model doesn't read as text, as long as they are `SHORT`."""
+
+SHORT = 64
+"""Bytes. A longer role, type, id or field name is text that somebody may want to smuggle past the count."""
+
+MOST_PARTS = 1_000_000
+"""Values in one body. More is no prompt, but an attempt to keep the gateway busy."""
 
 _MEDIA = frozenset({"image_url", "input_image", "image"})
 _POINTERS = frozenset({"file", "input_file", "video_url", "file_url"})
+
+_PAYLOAD = frozenset({"image_url", "image", "input_audio", "file", "file_url", "file_data", "video_url", "url", "data"})
+"""What of a medium is the medium itself: its tokens are bounded, its bytes are no text."""
 
 
 class _Weight:
@@ -66,26 +75,41 @@ class _Weight:
     def add(self, value: Any) -> None:
         """Every string below a value, whatever its shape: a field that nobody knows yet is still read by the model."""
         stack = [value]
+        parts = 0
         while stack:
             item = stack.pop()
+            parts += 1
             if isinstance(item, str):
                 self.text += utf8_len(item)
             elif isinstance(item, list):
                 stack.extend(item)
             elif isinstance(item, dict):
-                kind = item.get("type")
-                if kind in _MEDIA or "image_url" in item:
-                    self.media += IMAGE_TOKENS
-                elif kind in _POINTERS:
-                    self.hidden = True
-                elif kind == "input_audio":
-                    sound = item.get("input_audio")
-                    data = sound.get("data") if isinstance(sound, dict) else None
-                    self.media += len(data) // AUDIO_CHARACTERS_PER_TOKEN + 1 if isinstance(data, str) else IMAGE_TOKENS
-                else:
-                    stack.extend(child for name, child in item.items() if name not in _NOT_TEXT)
+                self._add_object(item, stack)
             elif isinstance(item, int) and not isinstance(item, bool):
                 self.text += 3  # a token id where text may stand; ⌈3 / 3⌉ is the one token that it is
+            if parts + len(stack) > MOST_PARTS:
+                raise Refusal(f"the body has more than {MOST_PARTS} parts")
+
+    def _add_object(self, item: dict[str, Any], stack: list[Any]) -> None:
+        kind = item.get("type")
+        medium = True
+        if kind == "input_audio":
+            sound = item.get("input_audio")
+            data = sound.get("data") if isinstance(sound, dict) else None
+            self.media += len(data) // AUDIO_CHARACTERS_PER_TOKEN + 1 if isinstance(data, str) else IMAGE_TOKENS
+        elif kind in _MEDIA or "image_url" in item:
+            self.media += IMAGE_TOKENS
+        elif kind in _POINTERS:
+            self.hidden = True
+        else:
+            medium = False
+        for name, child in item.items():
+            if len(name) > SHORT:
+                self.text += utf8_len(name)
+            if medium and name in _PAYLOAD:
+                continue
+            if name not in _NOT_TEXT or not isinstance(child, str) or len(child) > SHORT:
+                stack.append(child)
 
 
 def utf8_len(text: str) -> int:
@@ -117,9 +141,10 @@ def read_ask(fields: Fields, *, output: bool) -> Ask:
     return Ask(
         model=model,
         stream=bool(stream) and output,
-        usage_asked=bool(options and options.get("include_usage")),
+        usage_asked=options is not None and options.get("include_usage") is True,
         text_bytes=weight.text,
         messages=len(prompt) if output and isinstance(prompt, list) else 0,
+        inputs=_inputs(prompt) if not output else 0,
         media_tokens=weight.media,
         hidden_input=weight.hidden,
         output=output,
@@ -128,9 +153,25 @@ def read_ask(fields: Fields, *, output: bool) -> Ask:
         choices=max(counts, default=1),
         service_tier=tier,
         reasons=any(body.value(fields, name) not in (None, "none") for name in REASONING),
-        unquotable=next((name for name in UNQUOTABLE if body.value(fields, name) is not None), None),
+        unquotable=_unquotable(fields),
         tags=_tags(fields),
     )
+
+
+def _inputs(given: Any) -> int:
+    """How many texts an embedding is asked of: a list of numbers is one text in tokens."""
+    return len(given) if isinstance(given, list) and not all(isinstance(item, int) for item in given[:1]) else 0
+
+
+def _unquotable(fields: Fields) -> str | None:
+    """The first field that may cost money in a way that no bound is known for: also tools that the upstream runs."""
+    found = next((name for name in UNQUOTABLE if body.value(fields, name) is not None), None)
+    tools = body.value(fields, "tools")
+    if found is None and isinstance(tools, list):
+        own = ("function", "custom")
+        if any(isinstance(tool, dict) and tool.get("type", "function") not in own for tool in tools):
+            return "tools"
+    return found
 
 
 def _tags(fields: Fields) -> dict[str, str]:

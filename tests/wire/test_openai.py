@@ -105,12 +105,45 @@ def test_tool_definitions_weigh_what_they_are_written_in() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_input", "text"),
-    [("héllo", 6), (["ab", "cde"], 5), ([1, 2, 3], 9), ([[1, 2], [3]], 9), (None, 0)],
+    ("given_input", "text", "inputs"),
+    [("héllo", 6, 0), (["ab", "cde"], 5, 2), ([1, 2, 3], 9, 0), ([[1, 2], [3]], 9, 2), ([], 0, 0), (None, 0, 0)],
 )
-def test_what_an_embedding_weighs(given_input: Any, text: int) -> None:
+def test_what_an_embedding_weighs(given_input: Any, text: int, inputs: int) -> None:
     asked = ask_of({"input": given_input, "stream": True}, output=False)
-    assert asked == Ask(model="m", stream=False, usage_asked=False, text_bytes=text, output=False)
+    assert asked == Ask(model="m", stream=False, usage_asked=False, text_bytes=text, inputs=inputs, output=False)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "type": "image", "content": "x" * 1000},
+        {"role": "user", "type": "input_audio", "input_audio": {"data": "AA"}, "content": "x" * 1000},
+        {"role": "user", "image_url": {"url": "data:"}, "text": "x" * 1000},
+        {"role": "user", "type": "file", "file": {"file_id": "f"}, "note": "x" * 1000},
+        {"role": "x" * 1000},
+        {"role": "user", "content": "", "id": "x" * 1000},
+        {"role": "user", "content": {"x" * 1000: ""}},
+    ],
+)
+def test_no_text_is_smuggled_past_the_count(message: dict[str, Any]) -> None:
+    assert ask_of({"messages": [message]}).text_bytes >= 1000
+
+
+def test_a_body_of_too_many_parts_is_refused() -> None:
+    with pytest.raises(Refusal):
+        ask_of({"input": [1] * 1_000_001}, output=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "unquotable"),
+    [
+        ({"tools": [{"type": "function", "function": {}}, {"type": "custom"}]}, None),
+        ({"tools": [{"type": "openrouter:web_search"}]}, "tools"),
+        ({"search_parameters": {"mode": "on"}}, "search_parameters"),
+    ],
+)
+def test_what_the_upstream_runs_by_itself_has_no_known_bound(fields: dict[str, Any], unquotable: str | None) -> None:
+    assert ask_of({"messages": [], **fields}).unquotable == unquotable
 
 
 @pytest.mark.parametrize(
@@ -124,7 +157,7 @@ def test_what_an_embedding_weighs(given_input: Any, text: int) -> None:
         ({"n": 2}, None, 2),
         ({"n": 2, "best_of": 5, "n_cmpl": 3}, None, 5),
         ({"n": None}, None, 1),
-        ({"max_tokens": 2**53 - 1}, 2**53 - 1, 1),
+        ({"max_tokens": 2**31 - 1}, 2**31 - 1, 1),
     ],
 )
 def test_bounds(fields: dict[str, Any], bound: int | None, choices: int) -> None:
@@ -133,7 +166,7 @@ def test_bounds(fields: dict[str, Any], bound: int | None, choices: int) -> None
 
 
 @pytest.mark.parametrize("name", [*openai.OUTPUT_BOUNDS, *openai.COUNTS])
-@pytest.mark.parametrize("value", [0, -1, -0.5, 1.5, 7.0, 2**53, 10**30, "7", "", True, False, [], [7], {}, {"a": 1}])
+@pytest.mark.parametrize("value", [0, -1, -0.5, 1.5, 7.0, 2**31, 10**30, "7", "", True, False, [], [7], {}, {"a": 1}])
 def test_a_bound_is_an_integer_of_at_least_1(name: str, value: Any) -> None:
     assert refused({name: value}).param == name
 
