@@ -6,6 +6,7 @@ daemon keeps what was resolved for as long as its config and the day last.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
@@ -20,6 +21,13 @@ from .money import to_nano
 from .names import MODEL
 from .pricing import Price, price_of, rates
 from .types import METERS, CostSource
+
+REASONING = re.compile(
+    r"(?:^|[/:])(?:o\d|gpt-[5-9]|gpt-oss|codex|claude-(?:opus|sonnet|haiku)-[4-9]|gemini-(?:2\.5|[3-9])|deepseek-r|grok-[3-9]"
+    r"|qwq|qwen3|magistral|glm-[4-9]|kimi-k2|minimax-m)|reason|think",
+    re.IGNORECASE,
+)
+"""Names of models that reason unasked; no price list says it of them. One too many is only read to its end."""
 
 SANDBOX_MODELS = ("echo", "slow", "embed")
 """What the sandbox is listed with; it answers to any name."""
@@ -46,6 +54,11 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     context_window: int | None
     weight: int = 1
     """Its share among the routes of its model."""
+
+    @property
+    def reasons(self) -> bool:
+        """The model is known to think before it writes: what it thought is billed, and may never be seen."""
+        return REASONING.search(self.model) is not None
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

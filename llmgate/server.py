@@ -14,8 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h2.events
+import hypercorn.protocol
 from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.config import Config as HypercornConfig
+from hypercorn.protocol.h2 import H2Protocol
 
 from . import logs
 from .config import Resolved, Server, split_bind
@@ -104,6 +107,23 @@ def serve(
             worker.close()
 
 
+class _Http2(H2Protocol):
+    """hypercorn's, less a crash: a body that still comes in after its answer was sent ended the connection, and with it
+    whatever else was served on it. Its `_handle_events` and `streams` are not public: 0.17 and 0.18 have them.
+    """
+
+    async def _handle_events(self, events: list[h2.events.Event]) -> None:
+        for event in events:
+            if isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
+                self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            else:
+                await super()._handle_events([event])
+        await self._flush()
+
+
+hypercorn.protocol.H2Protocol = _Http2  # type: ignore[attr-defined]
+
+
 async def _run(
     resolved: Resolved,
     store: Database,
@@ -114,6 +134,7 @@ async def _run(
 ) -> None:
     config = resolved.config
     writer = Writer(store.path, durable=config.accounting.durability == "full")
+    store.never_wait()
     gateway = Gateway(config, resolved.upstreams, store, writer, worker.id)
     stopping, hurried = asyncio.Event(), asyncio.Event()
     _on_signals(gateway, stopping, hurried, reload)
@@ -134,9 +155,9 @@ async def _run(
         if serving.done():
             serving.result()
     finally:
+        await gateway.close()
         for task in (sweeper, recoverer, grace):
             task.cancel()
-        await gateway.close()
         await writer.close(patience_s=0)  # who waited for it has given up
         if not serving.done():
             await _cut_off()
@@ -147,7 +168,7 @@ async def _recover(gateway: Gateway) -> None:
     path = gateway.database.path
     while True:
         await asyncio.sleep(RECOVER_EVERY_S)
-        if workers.dead(gateway.reading(), path):
+        if gateway.look(lambda tx: workers.dead(tx, path)):
             interrupted = gateway.config.accounting.interrupted
             found = await gateway.writer.run(partial(holds.recover, database=path, interrupted=interrupted))
             log.warning("%d requests of a process that died: booked as interrupted", found.holds)

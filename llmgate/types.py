@@ -122,6 +122,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer said of its own consumption."""
 
     meters: Meters
+    output_missing: bool = False
+    """It says nothing of the output: that is to be estimated."""
     cost_nano: int | None = None
     """What the upstream says that it bills, where it says so."""
     service_tier: str | None = None

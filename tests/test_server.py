@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,9 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
+from llmgate import routing
 from llmgate.money import usd
 from llmgate.store import ledger
-from tests.replay import HANG, Pause, Replay, Step, json_answer, sse, sse_answer, wait_until
+from tests.replay import HANG, Pause, Replay, Step, json_answer, sse, sse_answer, until, wait_until
 from tests.served import (
     DONE,
     INPUT_BOUND,
@@ -25,6 +27,7 @@ from tests.served import (
     OUTPUT_NANO,
     PROMPT,
     SECRET,
+    Inside,
     Person,
     Served,
     answers,
@@ -316,6 +319,38 @@ def test_many_reloads_under_load(tmp_path: Path) -> None:
             response, got = stream.result()
             assert (response.status_code, DONE in got) == (200, True)
         assert {facts(row) for row in served.settled(alice, 60)} == {("ok", "upstream", 200, EXACT)}
+
+
+@pytest.mark.parametrize("left", ["dearer", "nothing"])
+async def test_a_reload_while_a_model_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str) -> None:
+    """What was looked up in the old config serves its own request, and none of those that come after."""
+    began, go_on = threading.Event(), threading.Event()
+    look_up = routing.resolve
+
+    def slowly(*args: Any) -> routing.Target:
+        target = look_up(*args)
+        began.set()
+        go_on.wait(10)
+        return target
+
+    with Replay() as up:
+        up.handler = answers(OK)
+        async with Inside(tmp_path, config_for(up)) as inside:
+            alice = inside.person(credits="1")
+            monkeypatch.setattr(routing, "resolve", slowly)
+            client, task = inside.ask(alice)
+            await until(began.is_set)
+            dearer = {"main": main_upstream(up, price={"input": 10, "output": 20})}
+            inside.reload({"upstreams": dearer if left == "dearer" else {"sandbox": {}}})
+            monkeypatch.setattr(routing, "resolve", look_up)
+            go_on.set()
+            await task
+            later, task = inside.ask(alice, model="main/zeta" if left == "dearer" else "sandbox/echo")
+            await task
+            assert (client.status, later.status) == (200, 200)
+            first, second = await inside.settled_soon(alice, 2)
+            assert facts(first) == ("ok", "upstream", 200, EXACT)
+            assert left == "nothing" or facts(second) == ("ok", "upstream", 200, 10 * EXACT)
 
 
 # -- crashing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
 import typer
@@ -49,8 +50,9 @@ def _row(plan: Plan, users: int) -> Row:
 def _rows(ctx: typer.Context) -> dict[str, Row]:
     plans = policy_of(config_of(ctx)).plans
     with open_store(ctx) as db, db.read() as tx:
-        users = accounts.list_users(tx)
-    return {name: _row(plan, sum(user["plan"] == name for user in users)) for name, plan in plans.items()}
+        of_team = {team["name"]: team["plan"] for team in accounts.list_teams(tx)}
+        users = Counter(user["plan"] or of_team.get(user["team"]) for user in accounts.list_users(tx))
+    return {name: _row(plan, users[name]) for name, plan in plans.items()}
 
 
 @verb(

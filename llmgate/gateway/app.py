@@ -18,7 +18,7 @@ from ..routing import Listing
 from ..store import limits
 from ..store.keys import Caller
 from .exchange import CHAT, EMBEDDINGS, Endpoint
-from .http import Receive, Scope, Send, names_connections, own_headers, respond
+from .http import Receive, Scope, Send, names_connections, own_headers, respond, unread
 from .pipeline import Gateway, refuse
 from .sandbox import CREATED
 
@@ -52,11 +52,8 @@ class App:
             if endpoint is not None and scope["method"] == "POST":
                 await self._gateway.handle(endpoint, scope, receive, send)
             else:
-                unread = asyncio.ensure_future(_discard(receive))
-                try:
+                async with unread(receive):
                     await self._answer(scope, send)
-                finally:
-                    unread.cancel()
         except LlmgateError as error:
             with_body = scope["method"] not in ("GET", "HEAD")
             await refuse(send, error, _request_id(), close=with_body and names_connections(scope))
@@ -92,7 +89,7 @@ class App:
     def _ready(self) -> bool:
         """The database can be read, and could be written when last tried."""
         try:
-            self._gateway.reading().value("SELECT count(*) FROM meta")
+            self._gateway.look(lambda tx: tx.value("SELECT count(*) FROM meta"))
         except Exception:
             log.exception("the database can't be read")
             return False
@@ -136,8 +133,8 @@ def _balance(_: Gateway, caller: Caller) -> dict[str, Any]:
 
 def _limit(gateway: Gateway, caller: Caller) -> dict[str, Any]:
     """Every limit that this key's requests must satisfy, as it stands."""
-    tx = gateway.reading()
-    found = limits.standings(tx, caller, gateway.policy.plans.get(caller.plan or ""), gateway.policy, None)
+    plan = gateway.policy.plans.get(caller.plan or "")
+    found = gateway.look(lambda tx: limits.standings(tx, caller, plan, gateway.policy, None))
     names = {"key": f"key:{caller.key_id}", "user": caller.user, "team": f"team:{caller.team}"}
     return {"limits": [limits.as_row(names[standing.subject[0]], standing) for standing in found]}
 
@@ -177,12 +174,6 @@ async def _reply(send: Send, answer: dict[str, Any], status: int = 200) -> None:
 
 def _request_id() -> str:
     return f"req_{secrets.token_hex(12)}"
-
-
-async def _discard(receive: Receive) -> None:
-    """Take a body that nobody reads: where its queue is full, hypercorn would never hear that its request is over."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

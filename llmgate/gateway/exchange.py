@@ -75,6 +75,8 @@ class Exchange:
         self.endpoint = endpoint
         self.started = time.monotonic()
         self.user = "-"
+        self.walk: asyncio.Task[None] | None = None
+        """Kept here, because asyncio itself doesn't keep a task alive."""
         self.body: bytes | None = None
         """As it came; None as long as it wasn't read to its end."""
         self.ask: Ask | None = None
@@ -91,6 +93,8 @@ class Exchange:
         # what became of it here
         self.head_sent = False
         self.client_gone = False
+        self.drained = False
+        """It is read on without its client."""
         self.torn = b""
         """What must stand before an event of our own, because the upstream's last one has no end."""
         self.cut: Cut | None = None
@@ -133,10 +137,10 @@ def outcome_of(exchange: Exchange) -> Outcome | None:
     route, heard = exchange.priced.route, exchange.heard
     status = _status(exchange)
     if heard is not None and heard.usage is not None:
-        meters, source = heard.usage.meters, Source.UPSTREAM
+        meters, source = _with_rest(exchange, heard.usage.meters, heard.text_bytes - heard.counted_bytes)
     elif heard is not None and (heard.text_bytes or status is not Status.ERROR):
         meters, source = _estimated(exchange, heard.text_bytes), Source.ESTIMATED
-    elif status is Status.CANCELLED:
+    elif status in (Status.CANCELLED, Status.INTERRUPTED) and not _refused(exchange):
         meters, source = _estimated(exchange, 0), Source.ESTIMATED
     else:
         meters, source = Meters(), Source.UPSTREAM
@@ -162,17 +166,30 @@ def _status(exchange: Exchange) -> Status:
     heard = exchange.heard
     if exchange.cut is Cut.SHUTDOWN:
         return Status.INTERRUPTED
-    if exchange.client_gone and not (exchange.answer is not None and exchange.answer.status >= 300):
+    if exchange.client_gone and not _refused(exchange):
         return Status.CANCELLED
     if exchange.failure is not None or heard is None or heard.failed or exchange.answer is None:
         return Status.ERROR
     return Status.OK
 
 
+def _refused(exchange: Exchange) -> bool:
+    """The upstream answered, but not with what was asked for."""
+    return exchange.answer is not None and exchange.answer.status >= 300
+
+
 def _http_status(exchange: Exchange) -> int | None:
     if exchange.failure is not None and not exchange.head_sent and not exchange.client_gone:
         return exchange.failure.http_status
     return exchange.answer.status if exchange.answer is not None else None
+
+
+def _with_rest(exchange: Exchange, meters: Meters, rest_bytes: int) -> tuple[Meters, Source]:
+    """What was counted, and the estimate of the text that went by after the last count."""
+    if rest_bytes <= 0:
+        return meters, Source.UPSTREAM
+    rest = _estimated(exchange, rest_bytes).output
+    return msgspec.structs.replace(meters, output=meters.output + rest), Source.ESTIMATED
 
 
 def _estimated(exchange: Exchange, text_bytes: int) -> Meters:

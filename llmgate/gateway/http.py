@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from contextlib import asynccontextmanager
 from email.utils import formatdate
 from typing import Any
 
@@ -116,6 +117,23 @@ async def read_body(scope: Scope, receive: Receive, *, most: int, timeout_s: flo
                     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
     except TimeoutError as error:
         raise Refusal("the body didn't arrive in time", code="request_timeout") from error
+
+
+@asynccontextmanager
+async def unread(receive: Receive) -> AsyncIterator[None]:
+    """Takes a body that nobody reads while it is being answered: where its queue is full, hypercorn would wait until it
+    is taken, and never hear that its request is over.
+    """
+    taking = asyncio.ensure_future(_take(receive))
+    try:
+        yield
+    finally:
+        taking.cancel()
+
+
+async def _take(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def names_connections(scope: Scope) -> bool:

@@ -22,7 +22,8 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -31,7 +32,7 @@ import httpx
 from .. import quoting, routing
 from ..clock import day_of
 from ..config import Config, Upstream
-from ..errors import LlmgateError, Refusal, UpstreamFailure
+from ..errors import LlmgateError, Refusal, StorageError, UpstreamFailure
 from ..money import usd
 from ..names import MODEL
 from ..plans import policy_of
@@ -63,11 +64,13 @@ from .http import (
     presented_key,
     read_body,
     respond,
+    unread,
 )
 from .upstream import Answer
-from .writer import Writer
+from .writer import Writer, unavailable
 
 log = logging.getLogger("llmgate.request")
+upstream_log = logging.getLogger("llmgate.upstream")
 
 T = TypeVar("T")
 
@@ -82,6 +85,9 @@ MOST_RESOLVED = 10_000
 
 CLIENT_PATIENCE_S = 60.0
 """A client that doesn't take a byte for this long is gone."""
+
+MOST_ANSWER = 256 * 2**20
+"""Bytes of an answer that doesn't stream: it is held in memory until it is settled."""
 
 MOST_DRAINS = 256
 """How many streams are read on without a client at a time; past that they are closed and estimated."""
@@ -106,6 +112,8 @@ class Gateway:
         self.in_flight: set[Exchange] = set()
         self._worker_id = worker_id
         self._background: set[asyncio.Future[Any]] = set()
+        self._drained = 0
+        self._ending = False
         self._configure(config, upstreams)
 
     def _configure(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
@@ -134,43 +142,73 @@ class Gateway:
         What a broken or locked database doesn't take in time stays a hold, which the next start resolves.
         """
         give_up = time.monotonic() + patience_s
-        while self._background and (left_s := give_up - time.monotonic()) > 0:
-            await asyncio.wait(self._background, timeout=left_s)
+        while (self._background or self._unsettled()) and time.monotonic() < give_up:
+            self.interrupt_all()
+            await asyncio.sleep(SWEEP_S / 10)
         for transport in self._transports.values():
             await transport.aclose()
+
+    def _unsettled(self) -> bool:
+        return any(exchange.hold is not None and exchange.settling is None for exchange in self.in_flight)
 
     def today(self) -> str:
         """The day by which list prices are dated: they change at midnight UTC, whatever the zone of the book."""
         return day_of(now_ms(), ZoneInfo("UTC"))
 
-    def reading(self) -> Tx:
-        """A view of the database outside of any transaction: for single reads."""
-        return Tx(self.database.conn, now_ms(), "serve")
+    def look(self, work: Callable[[Tx], T]) -> T:
+        """Read something of the database as it stands now. Raises StorageError that tells a client nothing of it."""
+        try:
+            return self.database.look(work)
+        except StorageError as error:
+            log.error("the database can't be read: %s", error.message)  # noqa: TRY400
+            raise unavailable() from error
 
     # ── 1 to 4: up to the hold ────────────────────────────────────────────────────────────────────────────────────────
 
     async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one POST from its first byte to its settlement."""
+        """Serve one POST from its first byte to its settlement.
+
+        In a task of its own: a server that gives a connection up cancels who works for it, and what an upstream was
+        sent is not undone by that. The client has left, that is all.
+        """
         exchange = Exchange(f"req_{secrets.token_hex(12)}", endpoint)
+        exchange.walk = walk = asyncio.ensure_future(self._walk(exchange, scope, receive, send))
+        try:
+            await asyncio.shield(walk)
+        except asyncio.CancelledError:
+            if exchange.hold is None or exchange.settling is not None:
+                walk.cancel()
+            elif not exchange.client_gone:
+                self._leave(exchange)
+            raise
+
+    async def _walk(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         self.in_flight.add(exchange)
         status = 499
         try:
             fields, claim = await self._admit(exchange, scope, receive)
+            if self._ending:
+                raise UpstreamFailure("the gateway is shutting down", code="upstream_unavailable")
             exchange.hold = await self._place(claim)
             status = await self._serve(exchange, fields, scope, receive, send)
         except Disconnected:
             pass  # nobody is left to answer, and there is nothing to charge: 499 goes into the log
         except LlmgateError as error:
             status = error.http_status
-            await refuse(send, error, exchange.request_id, close=exchange.body is None and names_connections(scope))
+            if exchange.body is None:
+                async with unread(receive):
+                    await refuse(send, error, exchange.request_id, close=names_connections(scope))
+            else:
+                await refuse(send, error, exchange.request_id)
         finally:
             self.in_flight.discard(exchange)
+            self._drained -= exchange.drained
             self._log(exchange, status)
 
     def authenticate(self, scope: Scope) -> tuple[bytes, Caller]:
         """The caller behind a request, as things stand now, and the hash of the key. Raises Refusal 401 or 403."""
         key_hash = keys.hash_key(presented_key(scope["headers"]))
-        caller = keys.authenticate(self.reading(), key_hash)
+        caller = self.look(lambda tx: keys.authenticate(tx, key_hash))
         if caller.ips:
             check_address(client_address(scope, self._trusted, self.config.server.client_ip_header), caller.ips)
         return key_hash, caller
@@ -186,7 +224,7 @@ class Gateway:
         exchange.resolved = await self.resolve(exchange.ask.model)
         claim = self._claim(exchange, exchange.ask, exchange.resolved, key_hash, tags_of(scope))
         # Decided here as well, so that who is refused never takes the writer's time.
-        holds.decide(self.reading(), claim, self.policy)
+        self.look(lambda tx: holds.decide(tx, claim, self.policy))
         return fields, claim
 
     async def resolve(self, model: str) -> Resolved:
@@ -264,6 +302,8 @@ class Gateway:
                     answer = await self._forward(exchange, fields, scope)
                     if not _streams(answer):
                         whole = await _whole(exchange, answer)
+                if exchange.cut is not None:
+                    raise TimeoutError  # cut off in the very moment in which the waiting ended by itself
                 if _streams(answer):
                     await self._pass_on(exchange, answer, send)
                 else:
@@ -314,12 +354,15 @@ class Gateway:
                 reached = exchange.sent
                 if answer is not None:
                     await answer.close()
+                    # From here on it is no longer what this request is judged by.
+                    answer = exchange.answer = None
                 try:
                     transport = transports[upstream.name]
                     answer = exchange.answer = await up.ask(transport, priced.route, *request, exchange.note_sent)
                     exchange.note_sent()
                     failure = None
                 except UpstreamFailure as error:
+                    upstream_log.warning("%s: %s (%r)", exchange.request_id, error.message, error.__cause__)
                     answer = exchange.answer = None
                     failure, exchange.sent = error, reached or error.reached
                     if error.reached:
@@ -332,6 +375,10 @@ class Gateway:
                 if wait_s is None or tries + 1 == up.TRIES_PER_ROUTE or time.monotonic() + wait_s > give_up:
                     break
                 await asyncio.sleep(wait_s)
+                if exchange.client_gone:
+                    break
+            if exchange.client_gone:
+                break  # nobody waits for another try, so nobody should pay for it
         if answer is not None:
             return answer
         assert failure is not None
@@ -414,7 +461,8 @@ class Gateway:
         """Notice that the client leaves: sending to it would never tell."""
         while (await receive())["type"] != "http.disconnect":
             pass
-        if exchange.settling is None:
+        delivered = exchange.heard is not None and exchange.heard.done
+        if exchange.settling is None and not delivered:
             self._leave(exchange)
 
     def _leave(self, exchange: Exchange) -> bool:
@@ -432,9 +480,12 @@ class Gateway:
             priced is None
             or priced.route.upstream.on_disconnect == "drain"
             or ask.reasons
+            or priced.route.reasons
             or (heard is not None and (heard.finished or heard.reasoned))
         )
-        if must and sum(other.client_gone for other in self.in_flight) <= MOST_DRAINS:
+        if must and (exchange.drained or self._drained < MOST_DRAINS):
+            self._drained += not exchange.drained
+            exchange.drained = True
             return True
         exchange.interrupt(Cut.GONE)
         return False
@@ -455,6 +506,7 @@ class Gateway:
                 return holds.settle(tx, hold_id, outcome, policy)
 
             exchange.settling = self._spawn(self.writer.run(resolve))
+            exchange.settling.add_done_callback(partial(_settled, exchange.request_id, hold_id))
         return exchange.settling
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
@@ -514,8 +566,15 @@ class Gateway:
 
     def interrupt_all(self) -> None:
         """The time that a shutdown leaves to streams is over: end them, and settle what was delivered."""
+        self._ending = True
         for exchange in list(self.in_flight):
             exchange.interrupt(Cut.SHUTDOWN)
+
+
+def _settled(request_id: str, hold_id: int, settling: asyncio.Future[Settled | None]) -> None:
+    """A settlement that failed must not go unheard: its hold stays until the next start."""
+    if not settling.cancelled() and settling.exception() is not None:
+        log.error("hold %d of %s could not be settled", hold_id, request_id, exc_info=settling.exception())
 
 
 def _streams(answer: Answer) -> bool:
@@ -525,9 +584,13 @@ def _streams(answer: Answer) -> bool:
 async def _whole(exchange: Exchange, answer: Answer) -> bytes:
     """The body of a plain answer. Once it has begun, it is the time between its pieces that is bounded."""
     pieces = []
+    size = 0
     while piece := await answer.piece():
         exchange.wait(Cut.IDLE, answer.route.upstream.timeout.idle)
         pieces.append(piece)
+        size += len(piece)
+        if size > MOST_ANSWER:
+            raise UpstreamFailure(f"the answer is larger than {MOST_ANSWER} bytes", reached=True)
     return b"".join(pieces)
 
 

@@ -172,12 +172,21 @@ async def ask(
 
 
 def check(answer: Answer) -> None:
-    """Raises UpstreamFailure `upstream_auth` where the upstream refuses llmgate, not the client."""
+    """Raises UpstreamFailure where an answer is between the upstream and llmgate, and not for the client:
+    `upstream_auth` where llmgate itself is refused.
+    """
     if answer.status in OUR_SECRET_REFUSED:
         raise UpstreamFailure(
             f"upstream {answer.route.upstream.name} refused the gateway's own credentials or credit "
             f"(HTTP {answer.status}): the admin must look at it",
             code="upstream_auth",
+            headers=NO_RETRY,
+            reached=True,
+        )
+    if 300 <= answer.status < 400:
+        raise UpstreamFailure(
+            f"upstream {answer.route.upstream.name} answered with a redirect (HTTP {answer.status}), and none is "
+            "followed: the admin must correct its base_url",
             headers=NO_RETRY,
             reached=True,
         )

@@ -147,7 +147,7 @@ class Writer:
             if item.deadline is None or (busy and now < item.deadline):
                 kept.append(item)
             elif not item.future.done():
-                item.future.set_exception(_busy())
+                item.future.set_exception(unavailable())
         self._waiting = kept
         if kept:
             self._scheduled = self._loop.call_later(RETRY_S if busy else TROUBLE_RETRY_S, self._flush)
@@ -159,7 +159,7 @@ class Writer:
             log.warning("no checkpoint: %s", error.message)
 
 
-def _busy() -> StorageError:
+def unavailable() -> StorageError:
     """What a client may know of a storage problem: no path, and when to try again."""
     return StorageError(
         "the gateway's database can't be written at the moment: try again shortly",

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from ..errors import StorageError
@@ -28,6 +28,8 @@ BUSY_TIMEOUT_MS = 5000
 """How long a command of the CLI waits for another writer. The daemon never waits inside its loop."""
 
 Row = sqlite3.Row
+
+T = TypeVar("T")
 
 
 class Tx:
@@ -121,6 +123,15 @@ class Database:
             finally:
                 if self.conn.in_transaction:
                     self.conn.execute("ROLLBACK")
+
+    def look(self, work: Callable[[Tx], T]) -> T:
+        """Read something outside of any transaction: for single reads. Raises StorageError."""
+        with _translated(self.path):
+            return work(Tx(self.conn, now_ms(), self.actor))
+
+    def never_wait(self) -> None:
+        """From now on a locked database is an error at once: an event loop must not sleep."""
+        self.conn.execute("PRAGMA busy_timeout = 0")
 
     @property
     def zone(self) -> ZoneInfo:

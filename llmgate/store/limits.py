@@ -91,8 +91,7 @@ def standings(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy, names: 
         return []
     counters = {(_subject(row), _slot(row)): row for row in _counters(tx, {subject for _, subject, _ in wanted})}
     return [
-        _standing(tx, limit, subject, source, counters.get((subject, limit.slot)))
-        for limit, subject, source in wanted
+        _standing(tx, limit, subject, source, counters.get((subject, limit.slot))) for limit, subject, source in wanted
     ]
 
 
@@ -181,8 +180,10 @@ def _move_held(tx: Tx, row: dict[str, Any], sign: int) -> None:
 def _touched(tx: Tx, row: dict[str, Any], at_ms: int) -> Iterator[tuple[Row, Limit]]:
     """The counters that a request moves: all of its subjects' whose window it fell into and whose model it is."""
     for counter in _counters(tx, subjects(row["key_id"], row["user_id"], row["team_id"])):
-        limit = limit_of(counter)
-        if counter["start_ms"] <= at_ms < counter["end_ms"] and limit.means(names_of(row)):
+        limit, window = limit_of(counter), Span(counter["start_ms"], counter["end_ms"])
+        days = _days(tx, limit, window)
+        within = days[0] <= row["day"] <= days[1] if days else window.start_ms <= at_ms < window.end_ms
+        if within and limit.means(names_of(row)):
             yield counter, limit
 
 
@@ -203,36 +204,54 @@ _SUMS = {
 def _used(tx: Tx, limit: Limit, subject: Subject, window: Span) -> int:
     """What settled requests have used of a limit in a window.
 
-    Windows of whole days, of every model, are summed from the roll-ups, which are the sums of the same rows.
+    Windows of whole days, for every model, are summed from the roll-ups, which are the sums of the same rows.
     """
     if limit.unit is Unit.CONCURRENT:
         return 0
     column = COLUMNS[subject[0]]
-    if limit.glob == "*" and limit.window not in (Window.MINUTE, Window.HOUR):
-        first, last = ("0", "9") if limit.window is Window.TOTAL else (day_of(at, tx.zone) for at in _ends(window))
+    days = _days(tx, limit, window)
+    if limit.glob == "*" and days:
         total: int = tx.value(
             f"SELECT coalesce(sum({_SUMS[limit.unit]}), 0) FROM rollups WHERE {column} = ? AND day BETWEEN ? AND ?",
-            *(_typed(subject), first, last),
+            *(_typed(subject), *days),
         )
         return total
-    rows = tx.execute(
-        f"SELECT * FROM usage WHERE {column} = ? AND time_ms >= ? AND time_ms < ?",
-        (_typed(subject), *window),
-    )
-    return sum(quantity(limit.unit, _meters(row), row["charge_nano"]) for row in rows if limit.means(names_of(row)))
-
-
-def _ends(window: Span) -> tuple[int, int]:
-    return window.start_ms, window.end_ms - 1
+    rows = _rows(tx, "usage", "time_ms", limit, subject, window)
+    return sum(quantity(limit.unit, _meters(row), row["charge_nano"]) for row in rows)
 
 
 def _held(tx: Tx, limit: Limit, subject: Subject, window: Span) -> int:
     """What requests in flight hold of a limit."""
-    rows = tx.execute(
-        f"SELECT * FROM holds WHERE {COLUMNS[subject[0]]} = ? AND placed_ms >= ? AND placed_ms < ?",
-        (_typed(subject), *window),
-    )
-    return sum(_amounts(row).of(limit.unit) for row in rows if limit.means(names_of(row)))
+    rows = _rows(tx, "holds", "placed_ms", limit, subject, window)
+    return sum(_amounts(row).of(limit.unit) for row in rows)
+
+
+def _days(tx: Tx, limit: Limit, window: Span) -> tuple[str, str] | None:
+    """The first and the last day of a window of whole days. What counts there is the day that a request was booked on:
+    it stays the same when the book is put into another zone.
+    """
+    match limit.window:
+        case Window.MINUTE | Window.HOUR:
+            return None
+        case Window.TOTAL:
+            return "0", "9"
+    return day_of(window.start_ms, tx.zone), day_of(window.end_ms - 1, tx.zone)
+
+
+ZONES_MS = 2 * 86_400_000
+"""A day of one zone lies within this distance of the same day in any other."""
+
+
+def _rows(tx: Tx, table: str, time: str, limit: Limit, subject: Subject, window: Span) -> Iterator[Row]:
+    """The usage rows or holds of a subject that fall into a window, of models that a limit means."""
+    days = _days(tx, limit, window)
+    first_ms, end_ms = (window.start_ms - ZONES_MS, window.end_ms + ZONES_MS) if days else window
+    for row in tx.execute(
+        f"SELECT * FROM {table} WHERE {COLUMNS[subject[0]]} = ? AND {time} >= ? AND {time} < ?",
+        (_typed(subject), first_ms, end_ms),
+    ):
+        if (days is None or days[0] <= row["day"] <= days[1]) and limit.means(names_of(row)):
+            yield row
 
 
 def expected(tx: Tx, counter: Row) -> tuple[int, int]:
@@ -320,7 +339,10 @@ def hang(tx: Tx, target: str, texts: Iterable[str]) -> list[Limit]:
 
 
 def take_off(tx: Tx, target: str, text: str | None) -> list[Limit]:
-    """Remove the limit of the slot that `text` says, or all of a target's own. Raises UsageError, Refusal where there is none."""
+    """Remove the limit of the slot that `text` says, or all of a target's own.
+
+    Raises UsageError where it is no limit, and Refusal where there is none.
+    """
     subject, name = subject_of(tx, target)
     own = [limit_of(row) for row in _of_subjects(tx, "limits", [subject])]
     slot = parse(text).slot if text is not None else None

@@ -108,7 +108,8 @@ class _Weight:
                 self.text += utf8_len(name)
             if medium and name in _PAYLOAD:
                 continue
-            if name not in _NOT_TEXT or not isinstance(child, str) or len(child) > SHORT:
+            short = not isinstance(child, list | dict) and not (isinstance(child, str) and len(child) > SHORT)
+            if name not in _NOT_TEXT or not short:
                 stack.append(child)
 
 
@@ -281,9 +282,13 @@ class Heard(msgspec.Struct):
     usage: Usage | None = None
     text_bytes: int = 0
     """UTF-8 bytes of text and tool arguments that went by."""
+    counted_bytes: int = 0
+    """How much of it the last usage that was heard can have counted."""
     reasoned: bool = False
     finished: bool = False
     """The model said that it is done: all that will be billed has been written."""
+    done: bool = False
+    """`[DONE]` went by: there is nothing more to deliver."""
     failed: bool = False
     """The upstream reported an error inside the stream."""
     service_tier: str | None = None
@@ -299,7 +304,10 @@ class Heard(msgspec.Struct):
         if isinstance(answer.service_tier, str):
             self.service_tier = answer.service_tier
         if isinstance(answer.usage, dict):
-            self.usage = read_usage(answer.usage, self.service_tier) or self.usage
+            usage = read_usage(answer.usage, self.service_tier)
+            if usage is not None:
+                self.usage = usage
+                self.counted_bytes = 0 if usage.output_missing else self.text_bytes
         if answer.error is not None:
             self.failed = True
 
@@ -322,6 +330,7 @@ def read_usage(usage: dict[str, Any], tier: str | None = None) -> Usage | None:
     prompt, completion, total = (_counted(usage, name) for name in counts)
     if prompt is None and completion is None and total is None:
         return None
+    output_missing = completion is None and total is None
     total = total or 0
     prompt = max(total - (completion or 0), 0) if prompt is None else prompt
     completion = max(total - prompt, 0) if completion is None else completion
@@ -346,6 +355,7 @@ def read_usage(usage: dict[str, Any], tier: str | None = None) -> Usage | None:
             audio_output=spoken,
             calls=1,
         ),
+        output_missing=output_missing,
         cost_nano=_cost(usage),
         service_tier=tier,
     )
@@ -406,14 +416,12 @@ class Stream:
     it, an event is passed on when it is complete, and the one that has usage and no choices isn't.
     """
 
-    __slots__ = ("_hide", "_reader", "done", "heard")
+    __slots__ = ("_hide", "_reader", "heard")
 
     def __init__(self, *, hide_usage: bool) -> None:
         self._reader = SseReader()
         self._hide = hide_usage
         self.heard = Heard()
-        self.done = False
-        """`[DONE]` went by."""
 
     def feed(self, data: bytes) -> bytes:
         passed = self._listen(self._reader.feed(data))
@@ -438,7 +446,7 @@ class Stream:
         if not event.data:
             return True
         if event.data.startswith(b"[DONE]"):
-            self.done = self.heard.finished = True
+            self.heard.done = self.heard.finished = True
             return True
         chunk = _decode(event.data)
         if chunk is None:

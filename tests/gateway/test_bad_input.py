@@ -16,17 +16,21 @@ import pytest
 
 from llmgate.store import accounts, keys
 from llmgate.types import Billing
-from tests.replay import Replay, json_answer
+from tests.replay import Pause, Replay, json_answer, sse, sse_answer
 from tests.served import (
+    DONE,
     SECRET,
     Person,
     Served,
     answers,
     chat_body,
+    chunk_of,
     completion,
     error_of,
     main_upstream,
+    usage_chunk,
     usage_of,
+    words,
 )
 
 CHAT = "/v1/chat/completions"
@@ -613,6 +617,24 @@ def test_a_body_beside_a_question_for_models(served: Served, alice: Person) -> N
         with suppress(ConnectionError):
             connection.sendall(b"x" * size)
         assert read_answer(connection)[0] == 200
+
+
+def test_a_body_that_nobody_reads_over_http2(served: Served, up: Replay) -> None:
+    """It ends its own stream, and none of those beside it on the same connection."""
+    bob = served.person()
+    rest = [*words("you"), sse(usage_chunk(10, 5)), DONE]
+    up.handler = answers(sse_answer(sse(chunk_of("hello")), Pause(0.5), *rest))
+    with httpx.Client(http1=False, http2=True, trust_env=False) as client:
+        asked = {"json": chat_body(stream=True), "headers": served.headers(bob)}
+        with client.stream("POST", served.url + CHAT, **asked) as stream:  # type: ignore[arg-type]
+            pieces = stream.iter_raw()
+            assert b"hello" in next(pieces)
+            for path in (CHAT, "/nothing"):
+                answer = client.post(served.url + path, content=b"x" * 3_000_000)
+                assert (answer.status_code, answer.http_version) == (401 if path == CHAT else 404, "HTTP/2")
+                assert "connection" not in answer.headers
+            assert DONE in b"".join(pieces)
+    assert [row["status"] for row in served.settled(bob, 1)] == ["ok"]
 
 
 def test_a_websocket_is_closed(served: Served) -> None:

@@ -67,7 +67,14 @@ def up(upstream: Replay) -> Replay:
     return upstream
 
 
-def config_for(up: Replay) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def mute() -> Iterator[str]:
+    """The URL of somebody who takes connections and never says a word of TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"https://127.0.0.1:{server.getsockname()[1]}/v1"
+
+
+def config_for(up: Replay, mute: str) -> dict[str, Any]:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
     return {
@@ -76,13 +83,14 @@ def config_for(up: Replay) -> dict[str, Any]:
             "drained": main_upstream(up, on_disconnect="drain"),
             "quick": main_upstream(up, timeout={"first_byte": 0.3, "idle": 0.3}),
             "down": {"base_url": nowhere, "auth": "none", "price": PRICE},
+            "mute": {"base_url": mute, "auth": "none", "price": PRICE},
         }
     }
 
 
 @pytest.fixture(scope="module")
-def served(upstream: Replay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with Served(tmp_path_factory.mktemp("disconnect"), config_for(upstream)) as served:
+def served(upstream: Replay, mute: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(tmp_path_factory.mktemp("disconnect"), config_for(upstream, mute)) as served:
         yield served
 
 
@@ -172,10 +180,11 @@ def test_a_client_that_leaves_before_its_request_is_complete(served: Served, up:
     assert (served.rows(alice), served.held(alice), up.requests) == ([], 0, [])
 
 
-def test_a_client_that_leaves_while_its_upstream_is_down(served: Served, up: Replay) -> None:
+@pytest.mark.parametrize("name", ["down", "mute"])
+def test_a_client_that_leaves_while_its_upstream_can_not_be_reached(served: Served, up: Replay, name: str) -> None:
     """Nothing was sent to anybody, so nothing is charged."""
     alice = served.person(credits="1")
-    with send(served, alice, model="down/zeta", stream=True):
+    with send(served, alice, model=f"{name}/zeta", stream=True):
         wait_until(lambda: served.held(alice) == 1)
     wait_until(lambda: served.held(alice) == 0)
     assert served.rows(alice) == []
@@ -235,13 +244,12 @@ def test_an_upstream_that_breaks_off_without_a_client(served: Served, up: Replay
 
 
 def test_a_client_that_leaves_at_the_last_event(served: Served, up: Replay) -> None:
-    """It has read all there is and doesn't wait for the end of the body."""
+    """It has read all there is, and doesn't wait for the end of the body: nothing was cancelled."""
     alice = served.person(credits="1")
     up.handler = answers(sse_answer(*REST, Pause(0.2)))
     with send(served, alice, stream=True) as connection:
         read_until(connection, DONE)
-    row = served.settled(alice, 1)[0]
-    assert (row["source"], row["charge_nano"]) == ("upstream", EXACT)
+    assert facts(served.settled(alice, 1)[0]) == ("ok", "upstream", 200, EXACT)
 
 
 def test_a_client_that_leaves_after_the_end(served: Served, up: Replay) -> None:
@@ -303,8 +311,8 @@ def test_many_that_leave_at_once(served: Served, up: Replay) -> None:
 
 
 @pytest.fixture
-async def inside(up: Replay, tmp_path: Path) -> AsyncIterator[Inside]:
-    async with Inside(tmp_path, config_for(up)) as inside:
+async def inside(up: Replay, mute: str, tmp_path: Path) -> AsyncIterator[Inside]:
+    async with Inside(tmp_path, config_for(up, mute)) as inside:
         yield inside
 
 
@@ -390,19 +398,24 @@ async def test_so_many_are_read_on_at_a_time(inside: Inside, up: Replay, monkeyp
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_request_that_the_server_gives_up(inside: Inside, up: Replay, stream: bool) -> None:
-    """Whatever ends a connection, it isn't a way to be served for nothing."""
+    """Whatever ends a connection, it isn't a way to be served for nothing: it is as if the client had left."""
     alice = inside.person(credits="1")
     left = up.disconnects
-    up.handler = answers(sse_answer(HELLO, HANG) if stream else (HANG,))
+    plain = (Pause(0.3), *json_answer(completion(usage=usage_of(10, 5))))
+    up.handler = answers(sse_answer(HELLO, HANG) if stream else plain)
     client, task = inside.ask(alice, stream=stream)
     await until(lambda: b"hello" in client.got if stream else len(up.requests) == 1)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    row = (await inside.settled_soon(alice, 1))[0]
-    assert (row["status"], row["source"]) == ("cancelled", "estimated")
-    assert row["charge_nano"] == estimate(5 if stream else 0)
-    await until(lambda: up.disconnects == left + 1)
+    (row,) = await inside.settled_soon(alice, 1)
+    if stream:
+        assert facts(row) == ("cancelled", "estimated", 200, estimate(5))
+        await until(lambda: up.disconnects == left + 1)
+    else:
+        assert facts(row) == ("cancelled", "upstream", 200, EXACT)
+        assert up.disconnects == left
+    await until(lambda: not inside.gateway.in_flight)
 
 
 async def test_a_request_that_is_given_up_while_its_hold_is_written(inside: Inside, up: Replay) -> None:

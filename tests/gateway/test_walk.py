@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -164,7 +166,7 @@ def test_embeddings(served: Served, up: Replay) -> None:
     assert request.json() == body | {"model": "zeta"}  # no bound, no stream options: there is nothing to bound
     row = row_of(served, alice)
     assert facts(row) == ("ok", "upstream", 200, 8 * INPUT_NANO)
-    assert (row["endpoint"], row["hold_nano"]) == ("embeddings", (4 + 128) * INPUT_NANO)
+    assert (row["endpoint"], row["hold_nano"]) == ("embeddings", (4 + 2 * 4 + 128) * INPUT_NANO)
 
 
 def test_charge_and_balance_are_told(served: Served, up: Replay) -> None:
@@ -576,6 +578,21 @@ def test_a_refusal_of_our_secret_is_not_the_clients_business(served: Served, up:
     assert len(up.requests) == 2
     assert {facts(row) for row in served.settled(alice, 2)} == {("error", "upstream", 502, 0)}
     assert served.balance(alice.name) == parse_usd("1")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_the_admins_business(served: Served, up: Replay, status: int) -> None:
+    """It is followed neither by llmgate nor by the client, who would go there with its key."""
+    alice = served.person(credits="1")
+    up.handler = answers(body_answer(b"moved", status, [("location", up.url + "/elsewhere")]))
+    answer = served.chat(alice)
+    error = error_of(answer, 502, "upstream_error")
+    assert "base_url" in error["message"]
+    assert answer.headers["x-should-retry"] == "false"
+    assert "location" not in answer.headers
+    assert "elsewhere" not in answer.text
+    assert len(up.requests) == 1
+    assert facts(row_of(served, alice)) == ("error", "upstream", 502, 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -1086,3 +1103,56 @@ def test_a_connection_serves_one_request_after_the_other(served: Served, up: Rep
             assert answer.status_code == 200
             assert "connection" not in answer.headers
     served.settled(alice, 3)
+
+
+def test_everything_at_once(served: Served, up: Replay) -> None:
+    """Answers of every kind, clients that leave at any moment, and too little money for all of it."""
+    dice = random.Random(20261120)
+    alice = served.person(credits="0.02")
+    exact = usage_of(INPUT_BOUND, 20)
+    hello, last = sse(chunk_of("hello " * 3)), sse(chunk_of(choices=[], usage=exact))
+    behaviours: list[tuple[Step, ...]] = [
+        json_answer(completion(usage=exact)),
+        json_answer(completion("x" * 90)),
+        json_answer({"error": {"message": "no"}}, 400),
+        json_answer({"error": {"message": "bad key"}}, 401),
+        json_answer({"error": {"message": "busy"}}, 503, [("retry-after", "0")]),
+        body_answer(b"<html>", 200),
+        (CLOSE,),
+        (RESET,),
+        (HANG,),
+        (head(200, [("content-length", "99")]), b"{", RESET),
+        sse_answer(hello, *words("a"), last, DONE),
+        sse_answer(hello, *words("a"), DONE),
+        sse_answer(hello, Pause(0.05), hello, last, DONE),
+        sse_answer(hello, Pause(0.05), RESET, end=False),
+        sse_answer(hello, HANG),
+    ]
+    up.handler = lambda _: dice.choice(behaviours)
+    lowest = []
+
+    def one(number: int) -> None:
+        body = json.dumps(chat_body(model="quick/zeta", stream=number % 3 > 0, max_tokens=20)).encode()
+        with suppress(httpx.TransportError):
+            request = served.client.build_request(
+                "POST", f"{served.url}/v1/chat/completions", content=body, headers=served.headers(alice)
+            )
+            response = served.client.send(request, stream=True)
+            try:
+                for _ in response.iter_raw():
+                    if number % 5 == 0:
+                        break
+            finally:
+                response.close()
+        lowest.append(served.balance(alice.name))
+
+    with ThreadPoolExecutor(24) as pool:
+        list(pool.map(one, range(300)))
+    wait_until(lambda: served.held(alice) == 0)
+    rows = served.rows(alice)
+    assert served.findings() == []
+    assert min(lowest) >= 0
+    assert served.balance(alice.name) == parse_usd("0.02") - sum(row["charge_nano"] for row in rows) >= 0
+    assert all(row["charge_nano"] <= row["hold_nano"] and not row["overrun"] for row in rows)
+    assert len({row["request_id"] for row in rows}) == len(rows) <= len(up.requests)
+    assert {row["status"] for row in rows} == {"ok", "error", "cancelled"}

@@ -378,9 +378,8 @@ async def test_a_stream_ends_without_its_settlement_in_the_end(
     await until(lambda: b"hello" in client.got)
     with locked(inside.database):
         await until(lambda: DONE in client.got)
-        assert not client.ended
         await task
-        assert client.ended
+        await until(lambda: client.ended)
         assert inside.rows(alice) == []
         assert inside.held(alice) == 1
     assert facts((await inside.settled_soon(alice, 1))[0]) == ("ok", "upstream", 200, EXACT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as walk
 
 from llmgate.errors import Refusal, UsageError
@@ -65,7 +65,7 @@ class Clocked:
         """For reading, at the book's moment."""
         return Tx(self.book.db.conn, self.now_ms, "test")
 
-    def set(self, target: str, *texts: str) -> None:
+    def hang(self, target: str, *texts: str) -> None:
         with self.book.write(self.now_ms) as tx:
             limits.hang(tx, target, texts)
 
@@ -74,8 +74,7 @@ class Clocked:
             limits.take_off(tx, target, text)
 
     def place(self, key: str, **fields: Any) -> Hold:
-        day = datetime.fromtimestamp(self.now_ms / 1000, self.book.db.zone).date().isoformat()
-        claim = self.book.claim(key, **{"day": day, **fields})
+        claim = self.book.claim(key, **fields)
         with self.book.write(self.now_ms) as tx:
             return holds.place(tx, claim, self.policy)
 
@@ -140,6 +139,13 @@ NAMES = {
 }
 """Models, and what they go by. `fast` has two routes."""
 
+MEANT = {
+    "gpt": ("gpt", "openai/gpt"),
+    "llama": ("llama", "local/llama"),
+    "fast": ("fast", "openai/gpt", "azure/gpt-4", "gpt", "gpt-4"),
+}
+"""What limits know them by."""
+
 ROUTES = {"gpt": [("openai", "gpt")], "llama": [("local", "llama")], "fast": [("openai", "gpt"), ("azure", "gpt-4")]}
 
 WINDOWS = ("/minute", "/hour", "/day", "/week", "/month", " total")
@@ -163,33 +169,33 @@ def limit_texts(draw: st.DrawFn) -> str:
     return f"{amount} {unit}{draw(st.sampled_from(WINDOWS))}{glob}"
 
 
-def label(window: str, ms: int, zone: ZoneInfo) -> Any:
+def label(window: str, ms: int, day: date) -> Any:
     """What tells one window from another, worked out without knowing where it begins or ends."""
-    local = datetime.fromtimestamp(ms / 1000, zone)
     match window:
         case "minute":
             return ms // MINUTE
         case "hour":
             return ms // HOUR
         case "day":
-            return local.date()
+            return day
         case "week":
-            return tuple(local.isocalendar())[:2]
+            return tuple(day.isocalendar())[:2]
         case "month":
-            return local.year, local.month
+            return day.year, day.month
     return None
 
 
 class Request:
     """A request as the model knows it: in flight, or settled with what it used."""
 
-    def __init__(self, hold: Hold, subjects: set[str], placed_ms: int, needs: dict[str, int]) -> None:
+    def __init__(self, hold: Hold, subjects: set[str], placed_ms: int, day: date, needs: dict[str, int]) -> None:
         self.hold = hold
         self.subjects = subjects
         self.placed_ms = placed_ms
+        self.day = day
         self.held = needs
         self.used: dict[str, int] | None = None
-        self.names = NAMES[hold.claim.model]
+        self.names = MEANT[hold.claim.model]
         self.worker = hold.claim.worker_id
 
 
@@ -221,22 +227,23 @@ class Walk(RuleBasedStateMachine):
             self.keys["bob-2"] = keys.add(tx, "bob").key
         self.ids = {name: keys.authenticate(book.tx, keys.hash_key(key)).key_id for name, key in self.keys.items()}
         self.clocked = Clocked(book, POLICY)
+        self.zone = ZoneInfo("UTC")
         self.in_team = {"bob"}
         self.planned = {"alice"}
         self.hung: dict[str, dict[Any, Limit]] = {target: {} for target in TARGETS}
         self.requests: dict[int, Request] = {}
-
-    @initialize(zone=st.sampled_from(("UTC", "Europe/Berlin")))
-    def count_in(self, zone: str) -> None:
-        with self.book.write() as tx:
-            set_zone(tx, zone)
-        self.zone = ZoneInfo(zone)
 
     def teardown(self) -> None:
         self.book.close()
         self.folder.cleanup()
 
     # the model
+
+    def day(self, ms: int) -> date:
+        return datetime.fromtimestamp(ms / 1000, self.zone).date()
+
+    def label(self, window: str, ms: int) -> Any:
+        return label(window, ms, self.day(ms))
 
     def subjects(self, key: str) -> list[str]:
         user = KEYS[key]
@@ -260,13 +267,13 @@ class Walk(RuleBasedStateMachine):
     def sums(self, subject: str, limit: Limit) -> tuple[int, int]:
         """Used and held of a limit at this moment."""
         used = held = 0
-        now = label(limit.window, self.clocked.now_ms, self.zone)
+        now = self.label(limit.window, self.clocked.now_ms)
         for one in self.requests.values():
             if subject not in one.subjects or not any(fnmatchcase(name, limit.glob) for name in one.names):
                 continue
             if limit.unit == "concurrent":
                 held += one.used is None
-            elif label(limit.window, one.placed_ms, self.zone) == now:
+            elif label(limit.window, one.placed_ms, one.day) == now:
                 used += one.used[limit.unit] if one.used else 0
                 held += one.held[limit.unit] if one.used is None else 0
         return used, held
@@ -275,7 +282,7 @@ class Walk(RuleBasedStateMachine):
         """The codes of the limits that a request doesn't satisfy, by what it needs."""
         codes = set()
         for subject, limit in self.limits(key):
-            if not any(fnmatchcase(name, limit.glob) for name in NAMES[model]) or (limit.unit == "USD" and free):
+            if not any(fnmatchcase(name, limit.glob) for name in MEANT[model]) or (limit.unit == "USD" and free):
                 continue
             used, held = self.sums(subject, limit)
             need = needs.get(limit.unit, 1)
@@ -321,7 +328,9 @@ class Walk(RuleBasedStateMachine):
         held = needs(most)
         if not hold.grant.bounded:  # nobody counts it, and so it isn't lowered with the answer
             held["USD"] = quote.amount_nano
-        self.requests[hold.id] = Request(hold, set(self.subjects(key)), self.clocked.now_ms, held)
+        self.requests[hold.id] = Request(
+            hold, set(self.subjects(key)), self.clocked.now_ms, self.day(self.clocked.now_ms), held
+        )
 
     def pick(self, data: st.DataObject, *, settled: bool) -> Request:
         return data.draw(st.sampled_from([one for one in self.requests.values() if (one.used is not None) == settled]))
@@ -386,7 +395,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule(whom=st.sampled_from(TARGETS), text=limit_texts())
     def set_a_limit(self, whom: str, text: str) -> None:
-        self.clocked.set(self.stored(whom), text)
+        self.clocked.hang(self.stored(whom), text)
         limit = parse(text)
         self.hung[whom][limit.slot] = limit
 
@@ -421,18 +430,27 @@ class Walk(RuleBasedStateMachine):
     @rule(window=st.sampled_from(("minute", "hour", "day", "week", "month")), short_ms=st.sampled_from((-1, 0, 1, 500)))
     def wait_for_the_end_of(self, window: str, short_ms: int) -> None:
         """To about where the next window begins, found by looking."""
-        here = label(window, self.clocked.now_ms, self.zone)
+        here = self.label(window, self.clocked.now_ms)
         low, high = self.clocked.now_ms, self.clocked.now_ms + 40 * DAY
         if window in ("minute", "hour"):
             high = low + HOUR
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if label(window, middle, self.zone) == here else (low, middle)
+            low, high = (middle, high) if self.label(window, middle) == here else (low, middle)
         self.clocked.now_ms = high + short_ms
 
-    @rule(ms=st.sampled_from((1, 999, 31_000, 20 * MINUTE, 7 * HOUR, -1, -MINUTE, -HOUR, -9 * HOUR, -3 * DAY, -20 * DAY)))
+    @rule(
+        ms=st.sampled_from((1, 999, 31_000, 20 * MINUTE, 7 * HOUR, -1, -MINUTE, -HOUR, -9 * HOUR, -3 * DAY, -20 * DAY))
+    )
     def the_clock_is_set(self, ms: int) -> None:
         self.clocked.now_ms += ms
+
+    @rule(zone=st.sampled_from(("UTC", "Europe/Berlin", "Pacific/Auckland")))
+    def count_in_another_zone(self, zone: str) -> None:
+        """What was booked stays on the day that it was booked on."""
+        with self.book.write() as tx:
+            set_zone(tx, zone)
+        self.zone = ZoneInfo(zone)
 
     @rule()
     def reopen(self) -> None:
@@ -461,7 +479,7 @@ class Walk(RuleBasedStateMachine):
 
 
 def test_a_random_walk() -> None:
-    walk(Walk, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
+    walk(Walk, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
 
 
 # ── which limits apply ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -477,7 +495,7 @@ def test_a_users_own_limit_replaces_the_shared_one_of_its_slot_and_nothing_else(
         accounts.set_user(tx, "alice", {"plan": "small"})
     defaults = {"default: 9 requests/minute", "default: 7 requests/day", "default: 5 requests/minute on gpt*"}
     assert clocked.applying(alice) == defaults | {"plan: 8 requests/hour", "plan: $1/month"}
-    clocked.set("alice", "100 requests/minute", "$5/month")
+    clocked.hang("alice", "100 requests/minute", "$5/month")
     assert clocked.applying(alice) == {
         *("user: 100 requests/minute", "default: 7 requests/day", "default: 5 requests/minute on gpt*"),
         *("plan: 8 requests/hour", "user: $5/month"),
@@ -501,7 +519,7 @@ def test_of_the_plans_and_the_defaults_limit_of_one_slot_the_tighter_holds(book:
 
 def test_unlimited_lifts_the_limit_of_its_slot_until_it_is_removed(book: Book) -> None:
     clocked, alice = Clocked(book, policy_of("1 requests/hour", "3 requests/day")), book.user("alice")
-    clocked.set("alice", "unlimited requests/hour")
+    clocked.hang("alice", "unlimited requests/hour")
     clocked.use(alice, 2)
     assert clocked.used(alice) == {"3 requests/day": (2, 0)}
     clocked.remove("alice", "unlimited requests/hour")
@@ -514,9 +532,9 @@ def test_a_keys_and_a_teams_limits_add(book: Book, target: str) -> None:
     book.team("ops")
     bob = book.user("bob", team="ops")
     name = f"key:{book.value('SELECT id FROM keys')}" if target == "key" else "team:ops"
-    clocked.set(name, "unlimited requests/hour")
+    clocked.hang(name, "unlimited requests/hour")
     assert clocked.applying(bob) == {"default: 3 requests/hour"}, "unlimited of another's replaces nothing"
-    clocked.set(name, "2 requests/hour", "5 requests/day")
+    clocked.hang(name, "2 requests/hour", "5 requests/day")
     assert clocked.applying(bob) == {
         *("default: 3 requests/hour", f"{target}: 2 requests/hour", f"{target}: 5 requests/day"),
     }
@@ -531,8 +549,8 @@ def test_a_team_shares_its_limit_and_a_user_its_own_among_keys(clocked: Clocked)
     bob, eve = book.user("bob", team="ops"), book.user("eve", team="ops")
     with book.write() as tx:
         second = keys.add(tx, "bob").key
-    clocked.set("team:ops", "3 requests/hour")
-    clocked.set("bob", "2 requests/hour")
+    clocked.hang("team:ops", "3 requests/hour")
+    clocked.hang("bob", "2 requests/hour")
     clocked.use(bob)
     clocked.use(second)
     assert "of yours" in clocked.refused(bob).message
@@ -566,11 +584,11 @@ def test_a_user_whose_plan_is_gone_is_refused(clocked: Clocked) -> None:
     ("glob", "names", "counts"),
     [
         ("gpt-4o*", ("gpt-4o-mini", "openai/gpt-4o-mini"), True),
-        ("gpt-4o*", ("fast", "openai/gpt-4o-mini"), False),
+        ("gpt-4o*", ("fast", "azure/gpt", "openai/org/gpt-4o-mini"), True),
         ("openai/gpt-4o*", ("fast", "azure/gpt", "openai/gpt-4o-mini"), True),
         ("fast", ("fast", "openai/gpt-4o-mini"), True),
         ("*/gpt-4o-mini", ("fast", "azure/gpt", "openai/gpt-4o-mini"), True),
-        ("Fast", ("fast", "openai/gpt-4o-mini"), False),
+        ("FAST", ("Fast", "openai/gpt-4o-mini"), True),
         ("gpt-4o*", ("o3", "openai/o3"), False),
     ],
 )
@@ -581,12 +599,12 @@ def test_a_glob_means_the_name_asked_for_or_any_route(
     """Also a route that didn't answer: azure did, whatever is first."""
     alice = clocked.book.user("alice")
     text = f"9 requests/{window} on {glob}"
-    clocked.set("alice", text)
+    clocked.hang("alice", text)
     fields: dict[str, Any] = {"model": names[0], "names": names}
     clocked.settle(clocked.place(alice, **fields), upstream="azure", model="gpt")
     clocked.place(alice, **fields)
     assert clocked.used(alice) == {text: (int(counts), int(counts))}
-    clocked.set("alice", text.replace("9", "8"))
+    clocked.hang("alice", text.replace("9", "8"))
     assert list(clocked.used(alice).values()) == [(int(counts), int(counts))], "the facts say the same"
     assert clocked.book.findings() == []
 
@@ -601,16 +619,31 @@ def test_a_limit_set_later_counts_what_was_used_before(clocked: Clocked) -> None
         clocked.now_ms = NOON + 35 * MINUTE - before_ms
         clocked.use(alice, meters=meters)
     hold = clocked.place(alice, bound=100, estimate=40, output=20, choices=2)
-    clocked.set(
+    clocked.hang(
         "alice",
         *(f"100 requests{window}" for window in WINDOWS),
-        *("1000 tokens/hour", "1000 input tokens/hour", "1000 output tokens/month", "$1/month", "$1 total", "5 concurrent"),
+        *(
+            "1000 tokens/hour",
+            "1000 input tokens/hour",
+            "1000 output tokens/month",
+            "$1/month",
+            "$1 total",
+            "5 concurrent",
+        ),
     )
     expected = {
-        **{"100 requests/minute": (1, 1), "100 requests/hour": (2, 1), "100 requests/day": (3, 1)},
-        **{"100 requests/week": (4, 1), "100 requests/month": (5, 1), "100 requests total": (6, 1)},
-        **{"1000 tokens/hour": (24, 90), "1000 input tokens/hour": (20, 50), "1000 output tokens/month": (10, 40)},
-        **{"$1/month": (5 * 14, 180), "$1 total": (6 * 14, 180), "5 concurrent": (0, 1)},
+        "100 requests/minute": (1, 1),
+        "100 requests/hour": (2, 1),
+        "100 requests/day": (3, 1),
+        "100 requests/week": (4, 1),
+        "100 requests/month": (5, 1),
+        "100 requests total": (6, 1),
+        "1000 tokens/hour": (24, 90),
+        "1000 input tokens/hour": (20, 50),
+        "1000 output tokens/month": (10, 40),
+        "$1/month": (5 * 14, 180),
+        "$1 total": (6 * 14, 180),
+        "5 concurrent": (0, 1),
     }
     assert clocked.used(alice) == expected
     clocked.settle(hold, meters)
@@ -622,7 +655,7 @@ def test_a_limit_set_later_counts_what_was_used_before(clocked: Clocked) -> None
 
 def test_the_moment_of_the_hold_decides_the_window_also_of_what_is_settled_late(clocked: Clocked) -> None:
     alice = clocked.book.user("alice")
-    clocked.set("alice", "2 requests/minute", "2 requests/day")
+    clocked.hang("alice", "2 requests/minute", "2 requests/day")
     clocked.now_ms = at("2026-11-18 23:59:59")
     early = [clocked.place(alice), clocked.place(alice)]
     assert clocked.refused(alice).code == "rate_limited"
@@ -661,7 +694,7 @@ def test_the_moment_of_the_hold_decides_the_window_also_of_what_is_settled_late(
 def test_a_window_ends_where_the_next_begins(clocked: Clocked, window: str, zone: str, last: str, first: str) -> None:
     book, text = clocked.book, f"2 requests/{window}"
     alice = book.user("alice")
-    clocked.set("alice", text)
+    clocked.hang("alice", text)
     with book.write() as tx:
         set_zone(tx, zone)
     clocked.now_ms = at(first, zone) - 1
@@ -684,23 +717,23 @@ def test_a_day_has_as_many_hours_as_its_clocks_show(clocked: Clocked, day: str, 
     alice = book.user("alice")
     with book.write() as tx:
         set_zone(tx, "Europe/Berlin")
-    clocked.set("alice", "1 requests/hour", f"{hours} requests/day")
+    clocked.hang("alice", "1 requests/hour", "99 requests/day")
     start = at(day, "Europe/Berlin")
     for hour in range(hours):
         clocked.now_ms = start + hour * HOUR
         clocked.use(alice)
         clocked.now_ms += HOUR - 1
         assert "1 requests/hour" in clocked.refused(alice).message
-    assert clocked.used(alice) == {"1 requests/hour": (1, 0), f"{hours} requests/day": (hours, 0)}
+    assert clocked.used(alice) == {"1 requests/hour": (1, 0), "99 requests/day": (hours, 0)}
     clocked.now_ms += 1
-    assert clocked.used(alice) == {"1 requests/hour": (0, 0), f"{hours} requests/day": (0, 0)}
+    assert clocked.used(alice) == {"1 requests/hour": (0, 0), "99 requests/day": (0, 0)}
     assert book.findings() == []
 
 
 def test_another_zone_clears_the_counters(clocked: Clocked) -> None:
     book = clocked.book
     alice = book.user("alice")
-    clocked.set("alice", "5 requests/day", "5 requests/hour")
+    clocked.hang("alice", "5 requests/day", "5 requests/hour", "5 requests/day on gpt", "5 requests/month")
     clocked.now_ms = at("2026-11-18 23:10")
     clocked.use(alice, 2)
     hold = clocked.place(alice)
@@ -716,15 +749,21 @@ def test_another_zone_clears_the_counters(clocked: Clocked) -> None:
     assert book.findings() == [], "what was in flight is counted where its day was booked"
 
 
-def test_a_day_that_was_told_before_midnight_counts_where_it_is_booked(clocked: Clocked) -> None:
-    """The day of a request may be worked out a moment before its hold is placed."""
+def test_a_day_has_what_was_booked_on_it_whatever_the_zone_is_now(clocked: Clocked) -> None:
+    """By roll-ups and by rows: a day of Berlin begins before that of UTC."""
     alice = clocked.book.user("alice")
-    clocked.set("alice", "5 requests/day", "5 requests/day on gpt", "5 requests/month")
-    clocked.now_ms = at("2026-12-01 00:00")
+    with clocked.book.write() as tx:
+        set_zone(tx, "Europe/Berlin")
+    clocked.now_ms = at("2026-11-18 23:10")
     clocked.use(alice)
-    late = clocked.place(alice, day="2026-11-30")
-    assert clocked.book.findings() == []
-    clocked.settle(late)
+    clocked.place(alice)
+    with clocked.book.write() as tx:
+        set_zone(tx, "UTC")
+    clocked.now_ms = at("2026-11-19 01:00")
+    clocked.hang("alice", "5 requests/day", "5 requests/day on gpt")
+    assert set(clocked.used(alice).values()) == {(1, 1)}
+    clocked.use(alice)
+    assert set(clocked.used(alice).values()) == {(2, 1)}
     assert clocked.book.findings() == []
 
 
@@ -734,7 +773,7 @@ def test_a_day_that_was_told_before_midnight_counts_where_it_is_booked(clocked: 
 def test_a_threshold_is_told_once_per_limit_and_window(book: Book) -> None:
     clocked = Clocked(book, policy_of("5 requests/day", alert_at=(50, 80, 100)))
     alice = book.user("alice")
-    clocked.set("alice", "10 requests/month on gpt*")
+    clocked.hang("alice", "10 requests/month on gpt*")
     clocked.use(alice, 2)
     assert clocked.events() == []
     clocked.use(alice)
@@ -793,18 +832,26 @@ def test_two_processes_tell_a_threshold_once(book: Book) -> None:
 @pytest.mark.parametrize("change", ["raise", "remove", "lift"])
 def test_a_limit_that_is_no_more_tells_nothing(book: Book, change: str) -> None:
     clocked, alice = Clocked(book, policy_of(alert_at=(50,))), book.user("alice")
-    clocked.set("alice", "2 requests/day")
+    clocked.hang("alice", "2 requests/day")
     hold = clocked.place(alice)
     match change:
         case "raise":
-            clocked.set("alice", "100 requests/day")
+            clocked.hang("alice", "100 requests/day")
         case "remove":
             clocked.remove("alice", "2 requests/day")
         case "lift":
-            clocked.set("alice", "unlimited requests/day")
+            clocked.hang("alice", "unlimited requests/day")
     clocked.settle(hold)
     assert clocked.events() == []
     assert book.findings() == []
+
+
+def test_a_shared_limit_that_a_reload_has_changed_is_told_as_it_is_now(book: Book) -> None:
+    clocked, alice = Clocked(book, policy_of("2 requests/day")), book.user("alice")
+    clocked.use(alice)
+    clocked.policy = policy_of("4 requests/day", alert_at=(50,))
+    clocked.use(alice)
+    assert [text.partition(" is used")[0] for text in clocked.events()] == ["50 % of the limit 4 requests/day"]
 
 
 def test_a_low_balance_is_told_once_until_credits_come(book: Book) -> None:
@@ -846,8 +893,8 @@ def test_the_balance_of_a_team_and_of_who_is_metered(book: Book) -> None:
 
 def test_a_limit_is_set_replaced_and_removed(clocked: Clocked) -> None:
     clocked.book.user("alice")
-    clocked.set("user:alice", "5 requests/day", "$2/month on gpt*")
-    clocked.set("alice", "6 requests/day")
+    clocked.hang("user:alice", "5 requests/day", "$2/month on gpt*")
+    clocked.hang("alice", "6 requests/day")
     assert shown(clocked, "alice") == ["$2/month on gpt*", "6 requests/day"]
     assert shown(clocked, None) == ["$2/month on gpt*", "6 requests/day"]
     for text in ("6 requests/hour", "6 tokens/day", "6 requests/day on gpt*"):
@@ -872,15 +919,15 @@ def shown(clocked: Clocked, target: str | None) -> list[str]:
 def test_nothing_is_set_where_one_of_the_texts_is_wrong(clocked: Clocked) -> None:
     clocked.book.user("alice")
     with pytest.raises(UsageError):
-        clocked.set("alice", "5 requests/day", "5 apples/day")
+        clocked.hang("alice", "5 requests/day", "5 apples/day")
     assert shown(clocked, "alice") == []
 
 
-@pytest.mark.parametrize("target", ["nobody", "user:nobody", "team:nobody", "team:alice", "key:nobody", "key:k-22222222"])
+@pytest.mark.parametrize("target", ["nobody", "user:nobody", "team:nobody", "team:alice", "key:nobody", "key:k-2"])
 def test_a_target_that_is_nobody(clocked: Clocked, target: str) -> None:
     clocked.book.user("alice")
     with pytest.raises(Refusal) as caught:
-        clocked.set(target, "5 requests/day")
+        clocked.hang(target, "5 requests/day")
     assert caught.value.code == "not_found"
 
 
@@ -889,8 +936,8 @@ def test_the_listing_has_everybodys_limits(book: Book) -> None:
     book.team("ops")
     book.user("bob", team="ops")
     key_id = book.value("SELECT id FROM keys")
-    clocked.set("team:ops", "$5/day")
-    clocked.set("key:bob/default", "3 concurrent")
+    clocked.hang("team:ops", "$5/day")
+    clocked.hang("key:bob/default", "3 concurrent")
     with book.write(NOON) as tx:
         listed = [limits.as_row(found.target, found.standing) for found in limits.listing(tx, clocked.policy)]
     day = "2026-11-19T00:00:00.000Z"
@@ -916,7 +963,7 @@ def test_the_listing_has_everybodys_limits(book: Book) -> None:
 )
 def test_a_counter_that_was_changed_is_found(clocked: Clocked, statement: str, check: str) -> None:
     alice = clocked.book.user("alice")
-    clocked.set("alice", "5 requests/hour", "$1/day", "5 concurrent")
+    clocked.hang("alice", "5 requests/hour", "$1/day", "5 concurrent")
     clocked.use(alice, 2)
     assert clocked.book.findings() == []
     clocked.book.tamper(statement)
@@ -928,9 +975,9 @@ def test_a_request_takes_of_all_limits_or_of_none(clocked: Clocked) -> None:
     book = clocked.book
     book.team("ops")
     bob = book.user("bob", team="ops")
-    clocked.set(f"key:{book.value('SELECT id FROM keys')}", "9 requests/hour", "9 concurrent")
-    clocked.set("bob", "$1/day", "5000 tokens/hour")
-    clocked.set("team:ops", "1 requests/day")
+    clocked.hang(f"key:{book.value('SELECT id FROM keys')}", "9 requests/hour", "9 concurrent")
+    clocked.hang("bob", "$1/day", "5000 tokens/hour")
+    clocked.hang("team:ops", "1 requests/day")
     clocked.use(bob)
     before = clocked.used(bob)
     error = clocked.refused(bob)

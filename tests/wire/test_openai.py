@@ -405,7 +405,10 @@ TABLE: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
 @pytest.mark.parametrize("case", TABLE)
 def test_usage(case: str) -> None:
     usage, expected = TABLE[case]
-    assert read_usage(usage) == Usage(meters=Meters(**expected, calls=1))
+    heard = read_usage(usage)
+    assert heard is not None
+    assert (heard.meters, heard.cost_nano, heard.service_tier) == (Meters(**expected, calls=1), None, None)
+    assert heard.output_missing is (expected.get("output") is None and "total_tokens" not in usage)
 
 
 @pytest.mark.parametrize(
@@ -505,7 +508,7 @@ def test_a_whole_answer() -> None:
         service_tier="flex",
     )
     usage = Usage(meters=Meters(input=10, output=5, calls=1), service_tier="flex")
-    assert heard == Heard(usage=usage, text_bytes=6, finished=True, service_tier="flex")
+    assert heard == Heard(usage=usage, text_bytes=6, counted_bytes=6, finished=True, service_tier="flex")
 
 
 @pytest.mark.parametrize(
@@ -646,16 +649,14 @@ def test_what_is_heard_on_the_way() -> None:
     ]:
         stream.feed(event)
         assert stream.heard == expected
-        assert not stream.done
     stream.feed(DONE)
-    assert stream.done
+    assert stream.heard == Heard(text_bytes=9, reasoned=True, finished=True, done=True)
 
 
 def test_done_is_the_end_also_without_a_reason() -> None:
     stream = Stream(hide_usage=True)
     assert stream.feed(b"data: [DONE] \n\n") == b"data: [DONE] \n\n"
-    assert stream.done
-    assert stream.heard == Heard(finished=True)
+    assert stream.heard == Heard(finished=True, done=True)
 
 
 def test_an_error_in_the_stream() -> None:
