@@ -479,6 +479,8 @@ def _dotenv(path: Path) -> dict[str, str]:
 def database_path(explicit: str | None, config: Config, env: Mapping[str, str], cwd: Path | None = None) -> Path:
     """`--db`, `$LLMGATE_DB`, `$DATABASE_PATH`, `database`, `llmgate.db` beside the config, or in `$XDG_DATA_HOME`."""
     here = cwd or Path.cwd()
+    if explicit == "":
+        raise UsageError("--db is empty: name a database, or leave it out")
     given = (
         (explicit, "--db", here),
         (env.get("LLMGATE_DB"), "LLMGATE_DB", here),

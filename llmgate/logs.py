@@ -42,14 +42,21 @@ class Json(logging.Formatter):
 FORMATS: dict[str, type[logging.Formatter]] = {"text": Text, "json": Json}
 
 
+def check(file: Path) -> None:
+    """Raises ConfigError where a log can't be written."""
+    try:
+        with file.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise ConfigError(f"the log {file} can't be written ({error.strerror}): change [log] file") from error
+
+
 def set_up(level: str, style: str, file: Path | None) -> None:
     """Send everything of llmgate's, and warnings of others, to stderr and to `file`, which may be rotated away."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if file is not None:
-        try:
-            handlers.append(WatchedFileHandler(file, encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"the log {file} can't be written ({error.strerror}): change [log] file") from error
+        check(file)
+        handlers.append(WatchedFileHandler(file, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(FORMATS[style]())
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)

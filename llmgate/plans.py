@@ -5,13 +5,14 @@ A plan is a named bundle of limits and terms. It lives in the config and is read
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from .config import Config
 from .limits import Limit, parse
 from .money import to_nano
+from .names import matches
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +21,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Per month."""
     limits: tuple[Limit, ...]
     models: tuple[str, ...]
-    """Globs of the models that it allows; empty: all."""
+    """Globs of the models that it includes; empty: all."""
+
+    def includes(self, names: Iterable[str]) -> bool:
+        """Whether it includes a model that goes by these names."""
+        return not self.models or any(matches(glob, name) for glob in self.models for name in names)
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,6 +29,9 @@ REASONING = re.compile(
 )
 """Names of models that reason unasked; no price list says it of them. One too many is only read to its end."""
 
+OTHER_WORK = re.compile(r"audio|dall-e|^ft:|:extended$|image|moderation|realtime|sora|transcribe|tts|video|whisper")
+"""Names in the list of models that answer on other paths than those served here, or that are patterns."""
+
 SANDBOX_MODELS = ("echo", "slow", "embed")
 """What the sandbox is listed with; it answers to any name."""
 
@@ -236,24 +239,28 @@ def listing(config: Config, upstreams: Mapping[str, Upstream], date: str) -> Ite
     """Every model that can be asked for by name and has a price: own entries first, then each upstream's list."""
     seen = set()
     for name in config.models:
-        yield from _lines(config, upstreams, name, date)
+        yield from lines(config, upstreams, name, date)
         seen.add(name)
     for upstream in upstreams.values():
         for name in _names(upstream):
             asked = name if name not in seen else f"{upstream.name}/{name}"
             seen.add(name)
-            yield from _lines(config, upstreams, asked, date)
+            yield from lines(config, upstreams, asked, date)
 
 
 def _names(upstream: Upstream) -> list[str]:
     if upstream.preset == "sandbox":
         return [f"{upstream.name}/{name}" for name in SANDBOX_MODELS]
-    return (
-        [name for name in catalogue.models(upstream.catalogue) if MODEL.fullmatch(name)] if upstream.catalogue else []
-    )
+    if upstream.catalogue is None:
+        return []
+    return [
+        name
+        for name in catalogue.models(upstream.catalogue)
+        if MODEL.fullmatch(name) and name[-1].isalnum() and not OTHER_WORK.search(name)
+    ]
 
 
-def _lines(config: Config, upstreams: Mapping[str, Upstream], model: str, date: str) -> Iterator[Listing]:
+def lines(config: Config, upstreams: Mapping[str, Upstream], model: str, date: str) -> Iterator[Listing]:
     try:
         target = resolve(config, upstreams, model, date)
     except Refusal:

@@ -92,7 +92,7 @@ def serve(
     config = resolved.config
     log_file = config.log.file or os.environ.get("PROXY_LOG_PATH")
     logs.set_up(config.log.level, config.log.format, Path(log_file) if log_file else None)
-    _check_tls(config.server)
+    check_tls(config.server)
     with Database(database, actor="serve") as store, asyncio.Runner(loop_factory=loop_factory()) as runner:
         worker = Worker(database)
         try:
@@ -100,7 +100,7 @@ def serve(
                 worker.register(tx)
                 recovered = holds.recover(tx, database, config.accounting.interrupted)
             if recovered.holds:
-                log.warning("%d requests were cut off by a crash: booked as interrupted", recovered.holds)
+                log.warning("booked as interrupted, because a crash had cut them off: %s", recovered)
             runner.run(_run(resolved, store, worker, listener, reload, lambda: ready(recovered)))
         finally:
             listener.close()
@@ -171,7 +171,7 @@ async def _recover(gateway: Gateway) -> None:
         if gateway.look(lambda tx: workers.dead(tx, path)):
             interrupted = gateway.config.accounting.interrupted
             found = await gateway.writer.run(partial(holds.recover, database=path, interrupted=interrupted))
-            log.warning("%d requests of a process that died: booked as interrupted", found.holds)
+            log.warning("booked as interrupted, because their process died: %s", found)
 
 
 async def _cut_off() -> None:
@@ -239,13 +239,18 @@ def hypercorn_config(server: Server, listener: socket.socket) -> HypercornConfig
     return config
 
 
-def _check_tls(server: Server) -> None:
+def check_tls(server: Server) -> None:
+    """Raises ConfigError where the certificate or its key can't be used."""
     if server.certfile is None:
         return
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(server.certfile, server.keyfile)
+    except FileNotFoundError as error:
+        missing = server.keyfile if Path(server.certfile).is_file() else server.certfile
+        raise ConfigError(f"[server] certfile or keyfile: there is no file {missing}") from error
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"[server] certfile {server.certfile} can't be used: {error}") from error
+        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(f"[server] certfile {server.certfile} can't be used: {reason or error}") from error
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

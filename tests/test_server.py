@@ -371,7 +371,7 @@ def test_what_a_crash_cuts_off_is_booked_at_the_next_start(tmp_path: Path, inter
                     b"".join(pieces)
             assert (served.held(alice), served.rows(alice), served.findings()) == (1, [], [])
             served.start()
-            assert "booked as interrupted: 1 requests" in served.logged("booked as interrupted: ")
+            assert "1 request" in served.logged("  booked as interrupted")
             (row,) = served.settled(alice, 1)
             charge = estimate(0) if interrupted == "input" else 0
             assert (row["status"], row["source"], row["http_status"]) == ("interrupted", "estimated", None)

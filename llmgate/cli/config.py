@@ -6,14 +6,15 @@ import json
 import os
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from ..config import InvalidConfig, dotted, find_config, resolve, to_toml
-from ..errors import ProblemsFound
+from ..config import Config, InvalidConfig, dotted, find_config, resolve, to_toml
+from ..errors import ConfigError, ProblemsFound
 from .columns import Column, Kind
 from .context import config_of, loaded, open_any_zone, store_path, zone_problem
 from .grammar import noun, verb
@@ -93,11 +94,31 @@ def _problems(ctx: typer.Context) -> tuple[str, list[str]]:
         return str(find_config(session(ctx).config_file, os.environ, Path.cwd())), list(error.problems)
     problems: list[str] = []
     try:
-        resolve(config, env)
+        ready = resolve(config, env).config
     except InvalidConfig as error:
         problems.extend(error.problems)
+    else:
+        problems.extend(_unusable(ready))
     problems.extend(_disagreements(ctx))
     return config.source, problems
+
+
+def _unusable(ready: Config) -> Iterator[str]:
+    """What `serve` would stumble over although it is written well: files that aren't there or can't be written."""
+    checks: list[Callable[[], None]] = []
+    if ready.server.certfile is not None:
+        from ..server import check_tls
+
+        checks.append(partial(check_tls, ready.server))
+    if ready.log.file is not None:
+        from .. import logs
+
+        checks.append(partial(logs.check, Path(ready.log.file)))
+    for check_one in checks:
+        try:
+            check_one()
+        except ConfigError as error:
+            yield error.message
 
 
 def _disagreements(ctx: typer.Context) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..config import FILE_NAME, default_toml, environment, split_bind, upstreams_from_environment
+from ..config import FILE_NAME, default_toml, environment, find_config, split_bind, upstreams_from_environment
 from ..errors import Refusal, UsageError
 from ..presets import PRESETS
 from ..types import Billing
@@ -125,4 +125,6 @@ def _say_what_next(file: Path, names: list[str]) -> None:
         secrets = PRESETS[name].secret_env
         if secrets and not any(env.get(secret) for secret in secrets):
             note(f"set {secrets[0]} in the environment, or in .env beside {file.name}")
-    note("next: `llmgate keys add USER` issues a key, `llmgate serve` starts the gateway")
+    found = find_config(None, os.environ, Path.cwd())
+    named = "" if found is not None and found.resolve() == file.resolve() else f" --config {file}"
+    note(f"next: `llmgate{named} keys add USER` issues a key, `llmgate{named} serve` starts the gateway")

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from .. import clock
+from ..errors import Failure
 from ..money import dollars, parse_usd
 from ..store import accounts, keys, ledger, limits
 from ..store.db import Database, Tx
@@ -22,7 +23,7 @@ from .grammar import noun, verb
 from .options import NoteOption, require_changes, retagged, tags, words
 from .output import listing, result, single
 from .plans import PlanOption, check_plan
-from .session import Format, confirm, note, session
+from .session import Format, confirm, note, session, uninterrupted
 
 app = noun("keys", "Keys: who may send requests, and which.")
 
@@ -181,7 +182,7 @@ def add(
     )
     check_plan(ctx, plan)
     billing = Billing(config_of(ctx).defaults.billing)
-    with open_store(ctx) as db:
+    with open_store(ctx) as db, uninterrupted():
         with db.write() as tx:
             done = _issue(tx, db, wish, billing)
         _hand_over(ctx, db, done)
@@ -211,6 +212,18 @@ def _issue(tx: Tx, db: Database, wish: Wish, billing: Billing) -> Done:
 
 
 def _hand_over(ctx: typer.Context, db: Database, done: Done) -> None:
+    """Show a key, or say what to do where it can't be shown: it is known at no other moment."""
+    try:
+        _show(ctx, db, done)
+        sys.stdout.flush()
+    except OSError as error:
+        raise Failure(
+            f"key {done.row['id']} of {_full_name(done.row)} was issued, but can't be shown "
+            f"({error.strerror or error}): `llmgate keys rotate {done.row['id']}` gives another"
+        ) from error
+
+
+def _show(ctx: typer.Context, db: Database, done: Done) -> None:
     """Show a key at the only moment when it is known: on a terminal with what to do next, on a pipe alone."""
     url = base_url(ctx)
     if session(ctx).wanted is not Format.TABLE:
@@ -318,7 +331,7 @@ def rotate(
     ] = None,
 ) -> None:
     """Replace a key by a new one under the same id; the old one ends at once, or after --grace."""
-    with open_store(ctx) as db:
+    with open_store(ctx) as db, uninterrupted():
         with db.write() as tx:
             grace_ms = clock.after_ms(grace, tx.now_ms, db.zone) - tx.now_ms if grace is not None else 0
             issued = keys.rotate(tx, key, grace_ms=grace_ms)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
+from ..errors import Refusal
 from ..plans import Plan, policy_of
 from ..store import accounts
 from .columns import Column, Kind, Row
 from .context import config_of, open_store
 from .grammar import noun, verb
 from .output import listing, single
-from .suggest import unknown
+from .suggest import nearest
 
 PlanOption = Annotated[
     str | None, typer.Option("--plan", metavar="PLAN", help="The plan whose limits hold; '' for none.")
@@ -31,10 +33,16 @@ COLUMNS = (
 
 
 def check_plan(ctx: typer.Context, plan: str | None) -> None:
-    """Raises UsageError for a plan that the config doesn't know: its users would be refused."""
+    """Raises Refusal for a plan that the config doesn't know: its users would be refused."""
     plans = config_of(ctx).plans
     if plan and plan not in plans:
-        raise unknown("plan", plan, plans, "llmgate plans")
+        raise no_plan(plan, plans)
+
+
+def no_plan(plan: str, plans: Iterable[str]) -> Refusal:
+    near = nearest(plan, plans)
+    hint = f"did you mean {near}?" if near else "`llmgate plans` lists them"
+    return Refusal(f"there is no plan {plan!r}: {hint}", code="not_found")
 
 
 def _row(plan: Plan, users: int) -> Row:
@@ -79,5 +87,5 @@ def show(ctx: typer.Context, plan: Annotated[str, typer.Argument(metavar="PLAN")
     """Show one plan."""
     rows = _rows(ctx)
     if plan not in rows:
-        raise unknown("plan", plan, rows, "llmgate plans")
+        raise no_plan(plan, rows)
     single(ctx, COLUMNS, rows[plan])

@@ -59,7 +59,7 @@ def serve(
         note(f"  keys: {living}" + ("" if living else ": `llmgate keys add USER` makes the first"))
         note(f"  database: {store_path(ctx)}")
         if recovered.holds:
-            note(f"  booked as interrupted: {recovered.holds} requests that a crash had cut off")
+            note(f"  booked as interrupted, because a crash had cut them off: {recovered}")
         warning = exposed(resolved)
         if warning:
             note(f"  warning: {warning}")

@@ -8,8 +8,13 @@ from collections.abc import Iterable
 from ..errors import UsageError
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is spelled most like it, if any is."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
+
+
 def unknown(what: str, word: str, known: Iterable[str], path: str) -> UsageError:
     """There is no such word; but perhaps one that is spelled nearly so."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    cure = f"did you mean {near[0]}?" if near else f"see `{path} --help`"
+    near = nearest(word, known)
+    cure = f"did you mean {near}?" if near else f"see `{path} --help`"
     return UsageError(f"there is no {what} {word!r}: {cure}")

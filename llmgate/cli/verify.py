@@ -50,7 +50,7 @@ def verify(ctx: typer.Context) -> None:
     """Recompute the books, and say where they differ.
 
     Every balance, cost, charge and sum is worked out again from entries, requests and prices. Exit code 3 if anything
-    differs: derived figures can be rebuilt, facts can't.
+    differs. What is derived follows from the rest and can be put right; a fact that was changed needs a backup.
     """
     counts = Counts()
     with open_store(ctx, create=False) as db, db.read() as tx:

@@ -14,6 +14,7 @@ import msgspec
 from .. import routing
 from ..errors import Failure, LlmgateError, Refusal
 from ..money import usd
+from ..names import MODEL
 from ..routing import Listing
 from ..store import limits
 from ..store.keys import Caller
@@ -84,7 +85,8 @@ class App:
             _allow(scope, "GET")
             _, caller = self._gateway.authenticate(scope)
             return await _reply(send, OWN[path](self._gateway, caller))
-        raise Refusal(f"there is nothing at {scope['method']} {scope['path'][:200]}", code="not_found")
+        hint = "" if path.startswith(b"/v1/") else ": the base URL ends in /v1"
+        raise Refusal(f"there is nothing at {scope['method']} {scope['path'][:200]}{hint}", code="not_found")
 
     def _ready(self) -> bool:
         """The database can be read, and could be written when last tried."""
@@ -97,15 +99,22 @@ class App:
 
     async def _models(self, caller: Caller, name: str) -> dict[str, Any]:
         """What this key may use, or one model of it."""
-        listed = [
-            line for line in await self._listing() if caller.may_use((line.model, f"{line.upstream}/{line.model}"))
-        ]
+        plan = self._gateway.policy.plans.get(caller.plan or "")
+
+        def allowed(names: tuple[str, ...]) -> bool:
+            return caller.may_use(names) and (plan is None or plan.includes(names))
+
+        listed = [line for line in await self._listing() if allowed((line.model, f"{line.upstream}/{line.model}"))]
         if not name:
             return {"object": "list", "data": [_model(line) for line in listed]}
         for line in listed:
             if line.model == name:
                 return _model(line)
-        raise Refusal(f"there is no model {name!r} for this key", code="model_not_found", param="model")
+        # A model may go by more names than it is listed under.
+        gateway = self._gateway
+        if MODEL.fullmatch(name) and allowed((await gateway.resolve(name)).target.names):
+            return _model(next(routing.lines(gateway.config, gateway.upstreams, name, gateway.today())))
+        raise Refusal("there is no such model for this key", code="model_not_found", param="model")
 
     async def _listing(self) -> list[Listing]:
         """All that is offered, made once a day and config: a catalogue has hundreds of models."""

@@ -18,7 +18,6 @@ from ..clock import rfc3339
 from ..errors import NO_RETRY, Refusal
 from ..limits import Unit, Window
 from ..money import ceil_div, dollars
-from ..names import matches
 from ..plans import Plan
 from ..pricing import Dearest
 from ..quoting import amount_at, clamped_output
@@ -134,7 +133,7 @@ def input_hold(quote: Quote) -> int:
 def _check_model(claim: Claim, caller: Caller, plan: Plan | None) -> None:
     if not caller.may_use(claim.names):
         raise Refusal(f"this key may not use {claim.model}: GET /v1/models lists what it may", code="model_not_allowed")
-    if plan and plan.models and not any(matches(glob, name) for glob in plan.models for name in claim.names):
+    if plan and not plan.includes(claim.names):
         raise Refusal(f"the plan {plan.name} doesn't include {claim.model}", code="model_not_allowed")
 
 

@@ -273,6 +273,9 @@ class Recovered(msgspec.Struct, frozen=True):
     holds: int
     charge_nano: int
 
+    def __str__(self) -> str:
+        return f"{self.holds} request{'' if self.holds == 1 else 's'}, charged {dollars(self.charge_nano)}"
+
 
 def recover(tx: Tx, database: Path, interrupted: str) -> Recovered:
     """Resolve the holds whose owner died: one usage row each, marked `interrupted`.

@@ -120,7 +120,9 @@ def utf8_len(text: str) -> int:
 def read_ask(fields: Fields, *, output: bool) -> Ask:
     """What a chat completion or an embedding (`output=False`) asks for. Raises Refusal `invalid_request`."""
     model = body.value(fields, "model")
-    if not isinstance(model, str) or not model:
+    if model is not None and not isinstance(model, str):
+        raise Refusal("model must be a string: the name of a model", param="model")
+    if not model:
         raise Refusal("the field 'model' is missing: name a model, GET /v1/models lists them", param="model")
     stream = body.value(fields, "stream")
     if stream not in (None, True, False):

@@ -203,7 +203,7 @@ def test_plans(planned: Cli) -> None:
     pro = {"plan": "pro", "price_usd": "0", "limits": [], "models": [], "users": 1}
     assert planned.data("plans") == planned.data("plans", "list") == [starter, pro]
     assert planned.data("plans", "show", "starter") == starter
-    assert "did you mean starter?" in planned("plans", "show", "start", code=2).err
+    assert "did you mean starter?" in planned("plans", "show", "start", code=1).err
     planned("users", "set", "bob", "--plan", "")
     assert planned.data("plans", "show", "starter")["users"] == 1
 
@@ -211,7 +211,7 @@ def test_plans(planned: Cli) -> None:
 def test_without_plans(cli: Cli) -> None:
     assert "add [plans.NAME]" in cli("plans").err
     assert cli.data("plans") == []
-    cli("plans", "show", "starter", code=2)
+    cli("plans", "show", "starter", code=1)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_without_plans(cli: Cli) -> None:
 def test_a_plan_that_is_not_in_the_config_is_given_to_nobody(planned: Cli, args: tuple[str, ...]) -> None:
     planned("users", "add", "alice")
     planned("teams", "add", "ops")
-    done = planned(*args, "--plan", "startr", code=2)
+    done = planned(*args, "--plan", "startr", code=1)
     assert "there is no plan 'startr': did you mean starter?" in done.err
     assert [(user["user"], user["plan"]) for user in planned.data("users")] == [("alice", None)]
 
