@@ -23,7 +23,7 @@ from .pricing import Price, price_of, rates
 from .types import METERS, CostSource
 
 REASONING = re.compile(
-    r"(?:^|[/:])(?:o\d|gpt-[5-9]|gpt-oss|codex|claude-(?:opus|sonnet|haiku)-[4-9]|gemini-(?:2\.5|[3-9])|deepseek-r|grok-[3-9]"
+    r"(?:^|[/:.])(?:o\d|gpt-[5-9]|gpt-oss|codex|claude-(?:opus|sonnet|haiku)-[4-9]|gemini-(?:2\.5|[3-9]|flash-latest|pro-latest)|deepseek-r|grok-(?:[3-9]|code)"
     r"|qwq|qwen3|magistral|glm-[4-9]|kimi-k2|minimax-m)|reason|think",
     re.IGNORECASE,
 )

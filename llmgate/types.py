@@ -122,8 +122,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer said of its own consumption."""
 
     meters: Meters
+    input_missing: bool = False
     output_missing: bool = False
-    """It says nothing of the output: that is to be estimated."""
+    """It says nothing of the one or the other: that is to be estimated."""
     cost_nano: int | None = None
     """What the upstream says that it bills, where it says so."""
     service_tier: str | None = None

@@ -19,7 +19,7 @@ from ..errors import UpstreamFailure
 from ..routing import Route, Target
 from ..store.holds import Hold, Outcome, Settled
 from ..store.prices import Snapshot
-from ..types import Ask, Meters, Source, Status
+from ..types import Ask, Meters, Source, Status, Usage
 from ..wire.openai import Heard
 from .upstream import Answer
 
@@ -85,7 +85,9 @@ class Exchange:
         # what became of it upstream
         self.priced: Priced | None = None
         self.sent = False
-        """An upstream may have begun to work for it."""
+        """An upstream may have begun to work for it, at this try or an earlier one."""
+        self.working = False
+        """One may work for it now."""
         self.answer: Answer | None = None
         self.heard: Heard | None = None
         self.first_byte_ms: int | None = None
@@ -106,7 +108,7 @@ class Exchange:
         self.deadline = self.total_deadline = float("inf")
 
     def note_sent(self) -> None:
-        self.sent = True
+        self.sent = self.working = True
 
     def wait(self, reason: Cut, seconds: float) -> None:
         """From now on, this is what is waited for, and for how long at most."""
@@ -137,10 +139,10 @@ def outcome_of(exchange: Exchange) -> Outcome | None:
     route, heard = exchange.priced.route, exchange.heard
     status = _status(exchange)
     if heard is not None and heard.usage is not None:
-        meters, source = _with_rest(exchange, heard.usage.meters, heard.text_bytes - heard.counted_bytes)
+        meters, source = _completed(exchange, heard.usage, heard.text_bytes - heard.counted_bytes)
     elif heard is not None and (heard.text_bytes or status is not Status.ERROR):
         meters, source = _estimated(exchange, heard.text_bytes), Source.ESTIMATED
-    elif status in (Status.CANCELLED, Status.INTERRUPTED) and not _refused(exchange):
+    elif status in (Status.CANCELLED, Status.INTERRUPTED) and exchange.working and not _refused(exchange):
         meters, source = _estimated(exchange, 0), Source.ESTIMATED
     else:
         meters, source = Meters(), Source.UPSTREAM
@@ -184,22 +186,30 @@ def _http_status(exchange: Exchange) -> int | None:
     return exchange.answer.status if exchange.answer is not None else None
 
 
-def _with_rest(exchange: Exchange, meters: Meters, rest_bytes: int) -> tuple[Meters, Source]:
-    """What was counted, and the estimate of the text that went by after the last count."""
-    if rest_bytes <= 0:
+def _completed(exchange: Exchange, usage: Usage, rest_bytes: int) -> tuple[Meters, Source]:
+    """What was counted, and estimates of what wasn't: an input that isn't told, text after the last count."""
+    meters = usage.meters
+    if rest_bytes <= 0 and not usage.input_missing:
         return meters, Source.UPSTREAM
-    rest = _estimated(exchange, rest_bytes).output
+    if usage.input_missing:
+        assert exchange.hold is not None
+        meters = msgspec.structs.replace(meters, input=exchange.hold.claim.quote.input_estimate)
+    rest = _within_bound(exchange, quoting.output_estimate(rest_bytes), meters.output_tokens)
     return msgspec.structs.replace(meters, output=meters.output + rest), Source.ESTIMATED
 
 
 def _estimated(exchange: Exchange, text_bytes: int) -> Meters:
     """What likely was consumed, within what the hold set aside."""
     assert exchange.hold is not None
-    quote, grant = exchange.hold.claim.quote, exchange.hold.grant
-    output = quoting.output_estimate(text_bytes)
-    if grant.output_tokens is not None:
-        output = min(output, grant.output_tokens * quote.choices)
-    return Meters(input=quote.input_estimate, output=output, calls=1)
+    output = _within_bound(exchange, quoting.output_estimate(text_bytes), 0)
+    return Meters(input=exchange.hold.claim.quote.input_estimate, output=output, calls=1)
+
+
+def _within_bound(exchange: Exchange, output: int, counted: int) -> int:
+    """An estimate of output tokens that, with those counted, stays within the bound that was sent."""
+    assert exchange.hold is not None
+    grant, choices = exchange.hold.grant, exchange.hold.claim.quote.choices
+    return output if grant.output_tokens is None else min(output, max(grant.output_tokens * choices - counted, 0))
 
 
 _SLOW = {

@@ -351,7 +351,7 @@ class Gateway:
                 exchange.priced = priced
                 exchange.total_deadline = exchange.started + upstream.timeout.total
                 exchange.wait(Cut.FIRST_BYTE, upstream.timeout.first_byte)
-                reached = exchange.sent
+                reached, exchange.working = exchange.sent, False
                 if answer is not None:
                     await answer.close()
                     # From here on it is no longer what this request is judged by.

@@ -332,6 +332,7 @@ def read_usage(usage: dict[str, Any], tier: str | None = None) -> Usage | None:
     prompt, completion, total = (_counted(usage, name) for name in counts)
     if prompt is None and completion is None and total is None:
         return None
+    input_missing = prompt is None and total is None
     output_missing = completion is None and total is None
     total = total or 0
     prompt = max(total - (completion or 0), 0) if prompt is None else prompt
@@ -357,6 +358,7 @@ def read_usage(usage: dict[str, Any], tier: str | None = None) -> Usage | None:
             audio_output=spoken,
             calls=1,
         ),
+        input_missing=input_missing,
         output_missing=output_missing,
         cost_nano=_cost(usage),
         service_tier=tier,
