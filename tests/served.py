@@ -174,7 +174,8 @@ class Served(Books):
 
     def spawn(self, *args: str) -> subprocess.Popen[bytes]:
         """`llmgate serve` as a process whose stderr goes to the log."""
-        env = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+        kept = ("PATH", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
+        env = {name: os.environ[name] for name in kept if name in os.environ}
         with self.log_file.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "llmgate", "serve", "--db", self.database, "--config", self.config, *args],

@@ -47,7 +47,7 @@ class Cli:
     def __init__(self, folder: Path, **env: str) -> None:
         self.folder = folder
         self.env = {
-            "PATH": os.environ["PATH"],
+            **{name: os.environ[name] for name in ("PATH", "COVERAGE_PROCESS_CONFIG") if name in os.environ},
             "HOME": str(folder),
             "XDG_CONFIG_HOME": str(folder / "config"),
             "XDG_DATA_HOME": str(folder / "data"),
