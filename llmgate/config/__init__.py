@@ -1,0 +1,57 @@
+"""llmgate.toml: found, read, checked, and made ready for use.
+
+    find_config ─► load ─► Config ───────────────────────► every command
+                             └─► resolve ─► Resolved ────► the daemon and the checks
+
+A `Config` is what is written: its `${NAME}`s are still references, so that a command that needs no secret works without
+one. `resolve` replaces them, reads the secrets, and completes each upstream by its preset.
+
+The structs in `tables` are the whole grammar: a field's type says what may stand there, its `Rule` says it in words. A
+table of the file is a struct, an option is a field; adding either is a change there and in llmgate.toml.example, which
+a test compares. Errors name the file, the path of the key as one would write it, and what is allowed.
+
+Imports go one way: rules ─► tables ─► variables ─► reading ─► resolving ─► finding; writing stands beside finding,
+paths below them all.
+"""
+
+from .finding import Loaded, database_path, environment, find_config, load, split_bind, timezone_name
+from .paths import FILE_NAME
+from .reading import InvalidConfig, dotted, parse, read
+from .resolving import Resolved, Upstream, known_upstreams, resolve
+from .rules import PRICE_KEYS, Secret
+from .tables import Accounting, Config, Defaults, Log, ModelTable, Route, Server, Timeout, UpstreamTable
+from .variables import upstreams_from_environment
+from .writing import default_toml, to_toml
+
+__all__ = [
+    "FILE_NAME",
+    "PRICE_KEYS",
+    "Accounting",
+    "Config",
+    "Defaults",
+    "InvalidConfig",
+    "Loaded",
+    "Log",
+    "ModelTable",
+    "Resolved",
+    "Route",
+    "Secret",
+    "Server",
+    "Timeout",
+    "Upstream",
+    "UpstreamTable",
+    "database_path",
+    "default_toml",
+    "dotted",
+    "environment",
+    "find_config",
+    "known_upstreams",
+    "load",
+    "parse",
+    "read",
+    "resolve",
+    "split_bind",
+    "timezone_name",
+    "to_toml",
+    "upstreams_from_environment",
+]

@@ -1,0 +1,232 @@
+"""TOML into structs by their annotations, with every problem that is in it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+from msgspec.structs import replace
+
+from ..errors import ConfigError
+from ..presets import PRESETS, Preset
+from .paths import FILE_NAME
+from .rules import Rule, Secret, because, nearest, one_of
+from .tables import Config, preset_of
+from .variables import upstreams_from_environment
+
+
+class InvalidConfig(ConfigError):
+    """Everything that is wrong with a config; the message is the first of it."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        more = f" ({len(problems) - 1} more: see `llmgate config check`)" if len(problems) > 1 else ""
+        super().__init__(f"{source}: {problems[0]}{more}")
+        self.problems = tuple(problems)
+
+
+def read(path: Path, env: Mapping[str, str]) -> Config:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} can't be read: {error}.") from error
+    return parse(text, path, env)
+
+
+def parse(text: str, path: Path | None = None, env: Mapping[str, str] | None = None) -> Config:
+    """The checked config in a text. One without upstreams takes those of the environment, as no config at all does."""
+    source = str(path or FILE_NAME)
+    try:
+        raw = tomllib.loads(text, parse_float=Decimal)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidConfig(source, [f"this is no TOML: {error}"]) from error
+    reader = Reader()
+    config = reader.table(Config, raw, ())
+    if not reader.problems:
+        config = replace(config, path=path, upstreams=config.upstreams or upstreams_from_environment(env or {}))
+        reader.problems.extend(problem for check in _CHECKS for problem in check(config))
+    if reader.problems:
+        raise InvalidConfig(source, reader.problems)
+    return typing.cast("Config", config)
+
+
+PathOf = tuple[str | int, ...]
+REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+BAD = object()
+"""Stands for a value whose problem is noted already."""
+
+
+class Reader:
+    """Turns TOML into structs by their annotations, and notes every problem instead of stopping at the first."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def table(self, cls: type[msgspec.Struct], raw: Any, path: PathOf) -> Any:
+        if not isinstance(raw, dict):
+            return self.refuse(path, Rule("a table"), raw)
+        before = len(self.problems)
+        hints = hints_of(cls)
+        for key in raw:
+            if key not in hints:
+                self.problems.append(f"{dotted(*path, key)} is no known key: {nearest(key, hints)}")
+        values = {key: self.value(hint, raw[key], (*path, key)) for key, hint in hints.items() if key in raw}
+        for field in msgspec.structs.fields(cls):
+            if field.required and field.name not in raw:
+                self.problems.append(f"{dotted(*path, field.name)} is missing")
+        return BAD if len(self.problems) > before else cls(**values)
+
+    def value(self, hint: Any, raw: Any, path: PathOf) -> Any:
+        base, rule = split(hint)
+        if isinstance(base, type) and issubclass(base, msgspec.Struct):
+            return self.table(base, raw, path)
+        if get_origin(base) is tuple:
+            return self.items(get_args(base)[0], raw, path)
+        mapping = mapping_of(base)
+        if mapping and isinstance(raw, dict):
+            before = len(self.problems)
+            entries = self.entries(*mapping, raw, path)
+            return BAD if len(self.problems) > before else self.checked(rule, entries, path)
+        return self.leaf(rule, raw, path)
+
+    def items(self, hint: Any, raw: Any, path: PathOf) -> Any:
+        if not isinstance(raw, list):
+            return self.refuse(path, Rule("a list"), raw)
+        return tuple(self.value(hint, item, (*path, index)) for index, item in enumerate(raw))
+
+    def entries(self, key_hint: Any, hint: Any, raw: Mapping[str, Any], path: PathOf) -> dict[str, Any]:
+        rule = split(key_hint)[1]
+        for key in raw:
+            self.name(rule, key, path)
+        return {key: self.value(hint, item, (*path, key)) for key, item in raw.items()}
+
+    def name(self, rule: Rule, key: str, path: PathOf) -> None:
+        try:
+            self.call(rule, key)
+        except ValueError as error:
+            self.problems.append(f"{dotted(*path, key)}: {_shown(key)} is not {rule.what}{because(error)}")
+
+    def leaf(self, rule: Rule, raw: Any, path: PathOf) -> Any:
+        if type(raw) not in rule.accept:
+            return self.refuse(path, rule, raw)
+        if isinstance(raw, str) and "${" in raw and not rule.fixed:
+            if "${" in REFERENCE.sub("", raw):
+                self.problems.append(f"{dotted(*path)} has a reference that is not written ${{NAME}}")
+                return BAD
+            return Secret(raw) if rule.check is Secret else raw
+        return self.checked(rule, raw, path)
+
+    def checked(self, rule: Rule, value: Any, path: PathOf) -> Any:
+        try:
+            return self.call(rule, value)
+        except ValueError as error:
+            return self.refuse(path, rule, value, error)
+
+    def call(self, rule: Rule, value: Any) -> Any:
+        return rule.check(value) if rule.check else value
+
+    def refuse(self, path: PathOf, rule: Rule, raw: Any, error: Exception | None = None) -> Any:
+        instead = "" if rule.hidden and isinstance(raw, str) else f", not {_shown(raw)}"
+        self.problems.append(f"{dotted(*path)} must be {rule.what}{instead}{because(error)}")
+        return BAD
+
+
+@cache
+def hints_of(cls: type[msgspec.Struct]) -> dict[str, Any]:
+    """The options of a table and what may stand there."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {name: hint for name, hint in hints.items() if hint != Path | None}
+
+
+def split(hint: Any) -> tuple[Any, Rule]:
+    """A hint without its None, and its rule: written beside it, or plain from the type."""
+    if get_origin(hint) in (typing.Union, UnionType):
+        (hint,) = (part for part in get_args(hint) if part is not NoneType)
+    if get_origin(hint) is Annotated:
+        base, rule = get_args(hint)
+        return base, rule
+    if get_origin(hint) is Literal:
+        words = get_args(hint)
+        return hint, Rule(" or ".join(f'"{word}"' for word in words), check=one_of(words), fixed=True)
+    if hint is bool:
+        return hint, Rule("true or false", accept=(bool,))
+    return hint, Rule("a table", accept=(dict,))
+
+
+def mapping_of(base: Any) -> tuple[Any, Any] | None:
+    """The key and the value of a table whose keys are names, alone or beside a word."""
+    for part in get_args(base) if get_origin(base) in (typing.Union, UnionType) else (base,):
+        if get_origin(part) is Mapping:
+            key, value = get_args(part)
+            return key, value
+    return None
+
+
+def dotted(*path: str | int) -> str:
+    """The path of a key as TOML would write it: `models."gpt-4.1".routes[0].upstream`."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += "." * bool(text) + (part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"')
+    return text
+
+
+def _shown(raw: Any) -> str:
+    if isinstance(raw, bool):
+        return str(raw).lower()
+    if isinstance(raw, dict | list):
+        return f"{'a' if raw else 'an empty'} {'table' if isinstance(raw, dict) else 'list'}"
+    text = f'"{raw}"' if isinstance(raw, str) else str(raw)
+    return text if len(text) <= 80 else f"{text[:76]}…{text[-1]}"
+
+
+# ── what one field alone can't tell ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _check_tls(config: Config) -> Iterator[str]:
+    server = config.server
+    if (server.certfile is None) != (server.keyfile is None):
+        missing = "keyfile" if server.certfile else "certfile"
+        yield f"server.{missing} is missing: certfile and keyfile go together"
+
+
+def _check_upstreams(config: Config) -> Iterator[str]:
+    for name, table in config.upstreams.items():
+        preset = preset_of(name, table)
+        at = dotted("upstreams", name)
+        if table.base_url is None and preset.base_url is None and preset.name != "sandbox":
+            yield f"{at}.base_url is missing{_about_missing_url(name, preset)}"
+        if table.base_url and preset.name == "sandbox":
+            yield f"{at}.base_url must be left out: the sandbox is inside llmgate"
+        if table.api_key and table.api_key_file:
+            yield f"{at}.api_key_file must be left out where api_key is written"
+        if table.auth == "none" and (table.api_key or table.api_key_file):
+            yield f'{at}.auth must not be "none" where a secret is written'
+
+
+def _about_missing_url(name: str, preset: Preset) -> str:
+    if preset.name:
+        return f': preset "{preset.name}" has none, write where yours is'
+    return f": {name} is no known upstream; {nearest(name, PRESETS)}"
+
+
+def _check_routes(config: Config) -> Iterator[str]:
+    for model, table in config.models.items():
+        for index, route in enumerate(table.routes):
+            if route.upstream not in config.upstreams:
+                at = dotted("models", model, "routes", index, "upstream")
+                hint = nearest(route.upstream, config.upstreams, otherwise="")
+                add = f"add [{dotted('upstreams', route.upstream)}]"
+                yield f'{at} must be a configured upstream, not "{route.upstream}" ({hint or add})'
+
+
+_CHECKS = (_check_tls, _check_upstreams, _check_routes)

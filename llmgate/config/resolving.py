@@ -1,0 +1,197 @@
+"""A config made ready: its references replaced, its secrets read, its upstreams completed by their presets."""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import msgspec
+from msgspec.structs import replace
+
+from ..presets import Format, OnDisconnect, Preset
+from .paths import located
+from .reading import BAD, REFERENCE, InvalidConfig, PathOf, Reader, dotted, hints_of, mapping_of, split
+from .rules import VISIBLE, Price, Rule, Secret
+from .tables import Config, Timeout, UpstreamTable, preset_of
+from .variables import secret_variable
+
+AuthKind = Literal["bearer", "header", "query", "none"]
+
+
+class Upstream(msgspec.Struct, frozen=True, kw_only=True):
+    """An upstream, complete: what is written, else what its preset says."""
+
+    name: str
+    preset: str | None
+    format: Format
+    base_url: str
+    """Without a trailing slash; empty for the sandbox, which is inside this process."""
+    auth: AuthKind
+    auth_name: str
+    """The header or query parameter that carries the secret."""
+    secret: Secret | None
+    """None where none is needed, and in a config that isn't resolved."""
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
+    timeout: Timeout
+    ask_usage: bool
+    on_disconnect: OnDisconnect
+    price: Price | None
+    cost: Price | None
+    catalogue: str | None
+    cost_reported: bool
+    output_fields: tuple[str, ...]
+    output_write: str
+    count_fields: tuple[str, ...]
+    deployments: bool
+
+    def __repr__(self) -> str:
+        return f"Upstream(name={self.name!r}, preset={self.preset!r}, base_url={self.base_url!r})"
+
+
+class Resolved(NamedTuple):
+    """A config whose references are replaced, and its upstreams with their secrets."""
+
+    config: Config
+    upstreams: Mapping[str, Upstream]
+
+
+def known_upstreams(config: Config) -> dict[str, Upstream]:
+    """All upstreams, completed by their presets, for whoever needs no secret."""
+    return {name: _complete(name, table) for name, table in config.upstreams.items()}
+
+
+def resolve(config: Config, env: Mapping[str, str]) -> Resolved:
+    """Everything that `serve` needs: no reference left, every secret there. All that is missing is one error."""
+    expander = _Expander(env, config)
+    ready = expander.expand(Config, config, ())
+    secrets = {name: expander.secret(name, table) for name, table in ready.upstreams.items()}
+    if expander.problems:
+        raise InvalidConfig(config.source, expander.problems)
+    complete = known_upstreams(ready)
+    return Resolved(ready, {name: replace(complete[name], secret=secret) for name, secret in secrets.items()})
+
+
+def _complete(name: str, table: UpstreamTable) -> Upstream:
+    preset = preset_of(name, table)
+    kind, auth_name = _auth(table, preset)
+    base_url = re.sub(r"(?<!:)/{2,}", "/", table.base_url or preset.base_url or "").rstrip("/")
+    return Upstream(
+        name=name,
+        preset=preset.name or None,
+        format=table.format or preset.format,
+        base_url=base_url,
+        auth=kind,
+        auth_name=auth_name,
+        secret=None,
+        headers=table.headers,
+        query={**preset.query, **table.query},
+        timeout=table.timeout,
+        ask_usage=preset.ask_usage if table.ask_usage is None else table.ask_usage,
+        on_disconnect=table.on_disconnect or preset.on_disconnect,
+        price=table.price,
+        cost=table.cost or preset.cost,
+        catalogue=preset.catalogue,
+        cost_reported=preset.cost_reported,
+        output_fields=preset.output_fields,
+        output_write=preset.output_write,
+        count_fields=preset.count_fields,
+        deployments=preset.deployments and not base_url.endswith("/v1"),
+    )
+
+
+def _auth(table: UpstreamTable, preset: Preset) -> tuple[AuthKind, str]:
+    written = table.auth or preset.auth
+    if written == "none" and (table.api_key or table.api_key_file):
+        written = "bearer"  # a preset that needs no secret, and an admin who gave one
+    kind, _, name = written.partition(":")
+    return typing.cast("AuthKind", kind), name or ("authorization" if kind == "bearer" else "")
+
+
+class _Expander(Reader):
+    """Replaces references, and puts what came of it through the same rules."""
+
+    def __init__(self, env: Mapping[str, str], config: Config) -> None:
+        super().__init__()
+        self.env = env
+        self.folder = config.folder or Path.cwd()
+
+    def expand(self, hint: Any, value: Any, path: PathOf) -> Any:
+        base, rule = split(hint)
+        if isinstance(value, msgspec.Struct):
+            hints = hints_of(type(value))
+            changed = {key: self.expand(hints[key], getattr(value, key), (*path, key)) for key in hints}
+            return replace(value, **changed)
+        if isinstance(value, tuple):
+            return tuple(self.expand(get_args(base)[0], item, (*path, index)) for index, item in enumerate(value))
+        mapping = mapping_of(base)
+        if mapping and isinstance(value, Mapping):
+            return {key: self.expand(mapping[1], item, (*path, key)) for key, item in value.items()}
+        return self.text(rule, value, path) if isinstance(value, str) else value
+
+    def text(self, rule: Rule, value: str, path: PathOf) -> Any:
+        if "${" in value:
+            before = len(self.problems)
+            replaced = self.replaced(value, path)
+            if len(self.problems) > before:
+                return value
+            value = self.checked(rule, replaced, path)
+        return str(located(value, self.folder, self.env)) if rule.file and value is not BAD else value
+
+    def replaced(self, text: str, path: PathOf) -> str:
+        """The text with its references replaced, once: what a variable holds is not looked at again."""
+        for name in dict.fromkeys(REFERENCE.findall(text)):
+            if not self.env.get(name):
+                self.problems.append(f"{dotted(*path)} needs the environment variable {name}, which is not set")
+        return REFERENCE.sub(lambda match: self.env.get(match[1], ""), text)
+
+    def secret(self, name: str, table: UpstreamTable) -> Secret | None:
+        preset = preset_of(name, table)
+        if _auth(table, preset)[0] == "none":
+            return None
+        before = len(self.problems)
+        key, text = self.secret_text(("upstreams", name), table, preset)
+        if len(self.problems) == before and not re.fullmatch(VISIBLE, text):
+            at = dotted("upstreams", name, key)
+            self.problems.append(f"{at} is empty or has a character that no HTTP header can carry")
+        return Secret(text)
+
+    def secret_text(self, at: PathOf, table: UpstreamTable, preset: Preset) -> tuple[str, str]:
+        """The option that gave an upstream's secret, and the secret."""
+        if table.api_key:
+            return "api_key", self.replaced(table.api_key.reveal(), (*at, "api_key")).strip()
+        if table.api_key_file:
+            return "api_key_file", self.secret_file(Path(table.api_key_file), (*at, "api_key_file"))
+        if variable := secret_variable(preset, self.env):
+            return "api_key", self.env[variable].strip()
+        self.problems.append(f"{dotted(*at)}.api_key is missing: {_about_missing_key(preset)}")
+        return "api_key", ""
+
+    def secret_file(self, path: Path, at: PathOf) -> str:
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            self.problems.append(f"{dotted(*at)}: {path} can't be read ({reason})")
+            return ""
+
+
+def _about_missing_key(preset: Preset) -> str:
+    if preset.secret_env:
+        return f"set {' or '.join(preset.secret_env)} in the environment or in .env, or write api_key or api_key_file"
+    return 'write api_key or api_key_file, or auth = "none" if it needs no secret'
+
+
+def expanded(config: Config, key: str, env: Mapping[str, str]) -> str | None:
+    """One text at the top of the config, ready for use."""
+    value: str | None = getattr(config, key)
+    if value is None:
+        return None
+    expander = _Expander(env, config)
+    text = expander.text(split(hints_of(Config)[key])[1], value, (key,))
+    if expander.problems:
+        raise InvalidConfig(config.source, expander.problems)
+    return str(text)

@@ -1,0 +1,250 @@
+"""What may stand in a field: a type for mypy, and a rule for the reader, which says it in words."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+from zoneinfo import available_timezones
+
+from .. import clock, limits
+from ..errors import UsageError
+from ..money import to_nano
+from ..names import NAME
+from ..presets import PRESETS
+
+TOKEN_PRICES = (
+    "input",
+    "cached_input",
+    "cache_write",
+    "cache_write_1h",
+    "output",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+    "image_input",
+)
+UNIT_PRICES = ("per_request", "per_image", "per_second", "per_search", "per_1k_characters")
+PRICE_KEYS = TOKEN_PRICES + UNIT_PRICES
+"""USD per 1M tokens, then USD per unit."""
+
+
+class Secret:
+    """A text that no repr, log line or traceback shows."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A field's rule: `what` it must be, in words; the TOML types it may `accept`, exactly (a number in quotes is no
+    number, and true is none either); a `check` that returns the value or raises ValueError with what is wrong.
+
+    `fixed`: a word of llmgate's own, so no reference. `hidden`: an error must not show the value. `file`: a path
+    relative to the config's folder.
+    """
+
+    what: str
+    accept: tuple[type, ...] = (str,)
+    check: Callable[[Any], Any] | None = None
+    fixed: bool = False
+    hidden: bool = False
+    file: bool = False
+
+
+def nearest(word: str, known: Mapping[str, Any] | Sequence[str], *, otherwise: str | None = None) -> str:
+    """The word that was probably meant, else all of them, else `otherwise`."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known are {', '.join(known)}" if otherwise is None else otherwise
+
+
+def because(error: Exception | None) -> str:
+    return f" ({error})" if error and str(error) else ""
+
+
+def _matching(pattern: str) -> Callable[[str], str]:
+    compiled = re.compile(pattern)
+
+    def check(text: str) -> str:
+        if compiled.fullmatch(text) is None:
+            raise ValueError
+        return text
+
+    return check
+
+
+def _count(number: int) -> int:
+    if not 1 <= number <= 2**31:
+        raise ValueError
+    return number
+
+
+def _seconds(number: int | Decimal) -> float:
+    if not 0 < number <= 7 * 86_400:
+        raise ValueError
+    return float(number)
+
+
+def _grace(number: int | Decimal) -> float:
+    return 0.0 if number == 0 else _seconds(number)
+
+
+SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _size(value: int | str) -> int:
+    match = re.fullmatch(r"([0-9]{1,12}) ?([A-Za-z]*)", str(value))
+    if match is None or match[2] not in SIZE_UNITS or int(match[1]) == 0:
+        raise ValueError
+    return int(match[1]) * SIZE_UNITS[match[2]]
+
+
+def _usd(value: int | Decimal) -> Decimal:
+    to_nano(str(value))
+    return Decimal(value)
+
+
+def _price(value: Mapping[str, Any] | str) -> Mapping[str, Any] | str:
+    if not value or (isinstance(value, str) and value != "free"):
+        raise ValueError
+    return value
+
+
+def one_of(words: Sequence[str]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in words:
+            raise ValueError(nearest(text, words, otherwise=""))
+        return text
+
+    return check
+
+
+def bind(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        ipaddress.IPv6Address(host[1:-1])
+    elif not re.fullmatch(r"[A-Za-z0-9._-]+", host):
+        raise ValueError("an IPv6 address stands in brackets" if ":" in host else "")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
+        raise ValueError("a port is 0 to 65535")
+    return text
+
+
+def _network(text: str) -> str:
+    return str(ipaddress.ip_network(text, strict=False))
+
+
+def _limit(text: str) -> str:
+    try:
+        return str(limits.parse(text))
+    except UsageError as error:
+        raise ValueError(error.message) from error
+
+
+def _percent(number: int) -> int:
+    if not 1 <= number <= 100:
+        raise ValueError
+    return number
+
+
+def _zone(name: str) -> str:
+    try:
+        return str(clock.zone(name))
+    except UsageError as error:
+        raise ValueError(nearest(name, sorted(available_timezones()), otherwise="")) from error
+
+
+def database(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme != "sqlite":
+        raise ValueError("only SQLite is supported")
+    if separator and not rest.startswith("/"):
+        raise ValueError
+    if (rest.removeprefix("/") if separator else text) in ("", ":memory:"):
+        raise ValueError("a database in memory would be gone with the command")
+    return text
+
+
+def base_url(text: str) -> str:
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("there is a blank or a special character in it")
+    url = urlsplit(text)
+    if url.username is not None:
+        raise ValueError("a user name or a secret does not belong in it")
+    if url.scheme not in ("http", "https") or not url.hostname or url.port == 0:  # .port raises ValueError itself
+        raise ValueError
+    if url.query or url.fragment:
+        raise ValueError("what follows the ? goes into query = { … }")
+    return text
+
+
+_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # noqa: S105 - a token as RFC 9110 has it
+VISIBLE = r"[!-~]([ -~]*[!-~])?"
+_OWN_HEADERS = frozenset({"connection", "content-length", "host", "te", "transfer-encoding", "upgrade"})
+
+
+def _header_name(name: str) -> str:
+    if name.lower() in _OWN_HEADERS:
+        raise ValueError("llmgate sets that one itself")
+    return _matching(_TOKEN)(name)
+
+
+# An annotation is an expression: each alias is a type for mypy, and a rule for the reader.
+_NAME = NAME.pattern
+_MODEL = r"(?!.*\.\.)[A-Za-z0-9._:@/-]+"
+_SECONDS = "a number of seconds above 0, at most a week"
+_PRICES = f'"free", or a table with at least one of: {", ".join(PRICE_KEYS)}'
+
+Text = Annotated[str, Rule("a text", check=_matching(r"[^\x00-\x1f\x7f]+"))]
+FilePath = Annotated[str, Rule("the path of a file", check=_matching(r"[^\x00-\x1f\x7f]+"), file=True)]
+SecretText = Annotated[Secret, Rule("a text, best a reference: ${NAME}", check=Secret, hidden=True)]
+Seconds = Annotated[float, Rule(_SECONDS, accept=(int, Decimal), check=_seconds)]
+Grace = Annotated[float, Rule("a number of seconds, at most a week", accept=(int, Decimal), check=_grace)]
+Count = Annotated[int, Rule("a whole number of at least 1", accept=(int,), check=_count)]
+Size = Annotated[int, Rule('a size such as "32MiB" or a number of bytes', accept=(int, str), check=_size, fixed=True)]
+Usd = Annotated[Decimal, Rule("USD: 0 or more, at most 9 decimals", accept=(int, Decimal), check=_usd)]
+Bind = Annotated[str, Rule('"host:port", such as "127.0.0.1:8000" or "[::1]:8000"', check=bind)]
+Network = Annotated[str, Rule('an address or a network, such as "10.0.0.0/8"', check=_network)]
+Zone = Annotated[str, Rule('an IANA time zone, such as "UTC" or "Europe/Berlin"', check=_zone)]
+Database = Annotated[str, Rule('the path of an SQLite file, or "sqlite:///path"', check=database, hidden=True)]
+BaseUrl = Annotated[str, Rule("an http:// or https:// URL without a query", check=base_url, hidden=True)]
+Auth = Annotated[
+    str,
+    Rule("bearer, header:NAME, query:NAME or none", check=_matching(rf"bearer|none|header:{_TOKEN}|query:{_TOKEN}")),
+]
+PresetName = Annotated[str, Rule(f"one of: {', '.join(PRESETS)}", check=one_of(tuple(PRESETS)))]
+UpstreamName = Annotated[str, Rule(f"the name of an upstream, {_NAME}", check=_matching(_NAME), fixed=True)]
+ModelName = Annotated[str, Rule("the name of a model, [A-Za-z0-9._:@/-]+ without ..", check=_matching(_MODEL))]
+UpstreamModel = Annotated[str, Rule("a name without blanks and ..", check=_matching(r"(?!.*\.\.)[!-~]+"))]
+HeaderName = Annotated[str, Rule("the name of an HTTP header", check=_header_name)]
+HeaderValue = Annotated[str, Rule("a text that an HTTP header can carry", check=_matching(VISIBLE), hidden=True)]
+QueryName = Annotated[str, Rule("the name of a query parameter", check=_matching(r"[!-~]+"))]
+QueryValue = Annotated[str, Rule("a text", check=_matching(r"[^\x00-\x1f\x7f]*"), hidden=True)]
+LimitText = Annotated[str, Rule(f"a limit, such as {limits.EXAMPLES}", check=_limit)]
+Percent = Annotated[int, Rule("a percentage from 1 to 100", accept=(int,), check=_percent)]
+PlanName = Annotated[str, Rule(f"the name of a plan, {_NAME}", check=_matching(_NAME), fixed=True)]
+ModelGlob = Annotated[str, Rule("a model, or a glob such as gpt-4o*", check=_matching(r"[!-~]+"))]
+PriceKey = Annotated[str, Rule(f"a price; known are {', '.join(PRICE_KEYS)}", check=one_of(PRICE_KEYS))]
+Price = Annotated[Mapping[PriceKey, Usd] | Literal["free"], Rule(_PRICES, check=_price, fixed=True)]

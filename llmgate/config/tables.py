@@ -1,0 +1,148 @@
+"""The grammar of the file: a table is a struct, an option is a field, and its type says what may stand there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from ..presets import PRESETS, UNKNOWN, Format, OnDisconnect, Preset
+from .rules import (
+    Auth,
+    BaseUrl,
+    Bind,
+    Count,
+    Database,
+    FilePath,
+    Grace,
+    HeaderName,
+    HeaderValue,
+    LimitText,
+    ModelGlob,
+    ModelName,
+    Network,
+    Percent,
+    PlanName,
+    PresetName,
+    Price,
+    QueryName,
+    QueryValue,
+    Seconds,
+    SecretText,
+    Size,
+    UpstreamModel,
+    UpstreamName,
+    Usd,
+    Zone,
+)
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    bind: Bind = "127.0.0.1:8000"
+    max_body: Size = 32 * 2**20
+    certfile: FilePath | None = None
+    keyfile: FilePath | None = None
+    trusted_proxies: tuple[Network, ...] = ()
+    client_ip_header: HeaderName | None = None
+    shutdown_grace: Grace = 30.0
+    body_timeout: Seconds = 60.0
+
+
+class Defaults(msgspec.Struct, frozen=True, kw_only=True):
+    billing: Literal["metered", "prepaid"] = "metered"
+    limits: tuple[LimitText, ...] = ()
+    max_output: Count = 16_384
+    flat_rate: Usd | None = None
+
+
+class Log(msgspec.Struct, frozen=True, kw_only=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+    file: FilePath | None = None
+
+
+class Accounting(msgspec.Struct, frozen=True, kw_only=True):
+    durability: Literal["normal", "full"] = "normal"
+    interrupted: Literal["input", "none"] = "input"
+    alert_at: tuple[Percent, ...] = (80, 100)
+    low_balance: tuple[Usd, ...] = ()
+
+
+class Timeout(msgspec.Struct, frozen=True, kw_only=True):
+    connect: Seconds = 5.0
+    first_byte: Seconds = 600.0
+    idle: Seconds = 300.0
+    total: Seconds = 3600.0
+
+
+class UpstreamTable(msgspec.Struct, frozen=True, kw_only=True):
+    """An upstream as it is written. None: as its preset has it."""
+
+    preset: PresetName | None = None
+    base_url: BaseUrl | None = None
+    format: Format | None = None
+    api_key: SecretText | None = None
+    api_key_file: FilePath | None = None
+    auth: Auth | None = None
+    query: Mapping[QueryName, QueryValue] = msgspec.field(default_factory=dict)
+    headers: Mapping[HeaderName, HeaderValue] = msgspec.field(default_factory=dict)
+    price: Price | None = None
+    cost: Price | None = None
+    timeout: Timeout = Timeout()
+    ask_usage: bool | None = None
+    on_disconnect: OnDisconnect | None = None
+
+    def __repr__(self) -> str:
+        return f"UpstreamTable(preset={self.preset!r}, base_url={self.base_url!r})"
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    upstream: UpstreamName
+    model: UpstreamModel | None = None
+    """None: it calls the model as the client does."""
+    weight: Count = 1
+
+
+class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
+    routes: tuple[Route, ...] = ()
+    price: Price | None = None
+    cost: Price | None = None
+    max_output: Count | None = None
+
+
+class PlanTable(msgspec.Struct, frozen=True, kw_only=True):
+    price: Usd = Decimal(0)
+    limits: tuple[LimitText, ...] = ()
+    models: tuple[ModelGlob, ...] = ()
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    database: Database | None = None
+    timezone: Zone | None = None
+    server: Server = Server()
+    defaults: Defaults = Defaults()
+    log: Log = Log()
+    accounting: Accounting = Accounting()
+    upstreams: Mapping[UpstreamName, UpstreamTable] = msgspec.field(default_factory=dict)
+    models: Mapping[ModelName, ModelTable] = msgspec.field(default_factory=dict)
+    plans: Mapping[PlanName, PlanTable] = msgspec.field(default_factory=dict)
+    path: Path | None = None
+    """Where it was read; None for one made of the environment. Not an option."""
+
+    @property
+    def folder(self) -> Path | None:
+        """What the relative paths in it are relative to."""
+        return self.path.parent if self.path else None
+
+    @property
+    def source(self) -> str:
+        """What errors call it."""
+        return str(self.path) if self.path else "environment"
+
+
+def preset_of(name: str, table: UpstreamTable) -> Preset:
+    """What is known of an upstream: by its `preset`, else by its name."""
+    return PRESETS.get(table.preset or name, UNKNOWN)

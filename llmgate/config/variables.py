@@ -1,0 +1,65 @@
+"""No config at all: the upstreams that the variables of the environment name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from ..errors import ConfigError
+from ..presets import PRESETS, Preset
+from . import rules
+from .rules import Secret, because
+from .tables import UpstreamTable
+
+
+def upstreams_from_environment(env: Mapping[str, str]) -> dict[str, UpstreamTable]:
+    """The upstreams whose variables are set; the sandbox if there is none. Secrets stay references."""
+    found = {name: table for name, preset in PRESETS.items() if (table := _preset_from_environment(preset, env))}
+    if base := env.get("UPSTREAM_BASE"):
+        found["upstream"] = _nameless_from_environment(base, env)
+    return found or {"sandbox": UpstreamTable()}
+
+
+def _preset_from_environment(preset: Preset, env: Mapping[str, str]) -> UpstreamTable | None:
+    variable = secret_variable(preset, env)
+    base_url = env.get(preset.base_url_env) if preset.base_url_env else None
+    if variable is None or not (base_url or preset.base_url):
+        return None
+    secret = Secret(f"${{{variable}}}")
+    if not base_url:
+        return UpstreamTable(api_key=secret)
+    version = env.get(preset.api_version_env) if preset.api_version_env else None
+    url = _tailed(_valid_url(base_url, str(preset.base_url_env)), preset, version)
+    return UpstreamTable(api_key=secret, base_url=url, query={"api-version": version} if version else {})
+
+
+def _nameless_from_environment(base: str, env: Mapping[str, str]) -> UpstreamTable:
+    """`UPSTREAM_BASE`: anything that speaks OpenAI; with `UPSTREAM_API_VERSION` it speaks as Azure does."""
+    url, version = _valid_url(base, "UPSTREAM_BASE"), env.get("UPSTREAM_API_VERSION")
+    secret = Secret("${UPSTREAM_API_KEY}") if env.get("UPSTREAM_API_KEY") else None
+    auth = None if secret else "none"
+    if not version:
+        return UpstreamTable(base_url=url, api_key=secret, auth=auth)
+    azure = PRESETS["azure"]
+    url = url if urlsplit(url).path.strip("/") else _tailed(url, azure, version)
+    return UpstreamTable(preset="azure", base_url=url, api_key=secret, auth=auth, query={"api-version": version})
+
+
+def secret_variable(preset: Preset, env: Mapping[str, str]) -> str | None:
+    return next((name for name in preset.secret_env if env.get(name)), None)
+
+
+def _valid_url(text: str, variable: str) -> str:
+    try:
+        return rules.base_url(text).rstrip("/")
+    except ValueError as error:
+        rule = "an http:// or https:// URL without a query"
+        raise ConfigError(f"environment: {variable} must be {rule}{because(error)}.") from error
+
+
+def _tailed(url: str, preset: Preset, version: str | None) -> str:
+    """A base URL as an SDK's variable has it, with what that SDK adds to it; Azure's API without versions is `v1`."""
+    if not preset.base_url_tail or url.endswith("/v1"):
+        return url
+    url = url if url.endswith(preset.base_url_tail) else url + preset.base_url_tail
+    return f"{url}/v1" if preset.deployments and not version else url
