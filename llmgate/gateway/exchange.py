@@ -139,7 +139,7 @@ def outcome_of(exchange: Exchange) -> Outcome | None:
     route, heard = exchange.priced.route, exchange.heard
     status = _status(exchange)
     if heard is not None and heard.usage is not None:
-        meters, source = _completed(exchange, heard.usage, heard.text_bytes - heard.counted_bytes)
+        meters, source = _completed(exchange, heard.usage, max(heard.text_bytes - heard.counted_bytes, 0))
     elif heard is not None and (heard.text_bytes or status is not Status.ERROR):
         meters, source = _estimated(exchange, heard.text_bytes), Source.ESTIMATED
     elif status in (Status.CANCELLED, Status.INTERRUPTED) and exchange.working and not _refused(exchange):
@@ -189,7 +189,7 @@ def _http_status(exchange: Exchange) -> int | None:
 def _completed(exchange: Exchange, usage: Usage, rest_bytes: int) -> tuple[Meters, Source]:
     """What was counted, and estimates of what wasn't: an input that isn't told, text after the last count."""
     meters = usage.meters
-    if rest_bytes <= 0 and not usage.input_missing:
+    if not rest_bytes and not usage.input_missing:
         return meters, Source.UPSTREAM
     if usage.input_missing:
         assert exchange.hold is not None
