@@ -332,6 +332,16 @@ def test_a_usage_that_says_nothing_of_the_output() -> None:
         assert end_of(exchange_of(way)) == (Status.OK, Source.ESTIMATED, 200, meters)
 
 
+def test_a_usage_that_says_nothing_of_the_input() -> None:
+    """Neither a prompt nor a total: the input is what it was estimated at, never nothing."""
+    for way in (
+        whole(completion("hello", usage={"completion_tokens": 5})),
+        streamed(HELLO, sse(chunk_of(choices=[], usage={"completion_tokens": 5})), DONE),
+    ):
+        meters = Meters(input=INPUT, output=5, calls=1)
+        assert end_of(exchange_of(way)) == (Status.OK, Source.ESTIMATED, 200, meters)
+
+
 def test_a_completion_that_only_the_total_tells() -> None:
     usage = {"prompt_tokens": 10, "total_tokens": 15}
     assert end_of(exchange_of(whole(completion(usage=usage)))) == (Status.OK, Source.UPSTREAM, 200, EXACT)

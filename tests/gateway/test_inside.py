@@ -1,0 +1,79 @@
+"""What only the inside of the gateway can bring about: a failing database, its own failures, its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmgate.gateway import pipeline
+from llmgate.store import keys
+from llmgate.store.db import Tx
+from tests.replay import Replay, json_answer
+from tests.served import Client, Inside
+
+
+@pytest.fixture
+async def inside(tmp_path: Path) -> AsyncIterator[Inside]:
+    with Replay() as up:
+        up.handler = lambda _: json_answer({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+        async with Inside(
+            tmp_path, {"upstreams": {"main": {"base_url": f"{up.url}/v1", "price": {"input": 1, "output": 2}}}}
+        ) as inside:
+            yield inside
+
+
+def code_of(client: Client) -> str:
+    return str(json.loads(client.got)["error"]["code"])
+
+
+async def test_a_database_that_cannot_be_read(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = inside.person()
+
+    def broken(tx: Tx, _: bytes) -> Any:
+        return tx.value("SELECT * FROM nowhere")
+
+    monkeypatch.setattr(keys, "authenticate", broken)
+    client, serving = inside.ask(alice)
+    await serving
+    assert (client.status, code_of(client)) == (503, "storage_busy")
+    assert b"nowhere" not in client.got
+    assert str(inside.database).encode() not in client.got
+
+
+async def test_a_failure_of_our_own(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice = inside.person()
+
+    def broken(*_: object) -> Any:
+        raise ZeroDivisionError("a secret of the inside")
+
+    monkeypatch.setattr(keys, "authenticate", broken)
+    client, serving = inside.ask(alice)
+    await serving
+    assert (client.status, code_of(client)) == (500, "internal_error")
+    assert b"inside" not in client.got
+    assert "a secret of the inside" in caplog.text
+
+
+async def test_nothing_is_begun_once_the_gateway_ends(inside: Inside) -> None:
+    alice = inside.person()
+    inside.gateway.interrupt_all()
+    client, serving = inside.ask(alice)
+    await serving
+    assert (client.status, code_of(client)) == (503, "upstream_unavailable")
+    assert inside.value("SELECT count(*) FROM usage") == 0
+
+
+async def test_what_was_resolved_is_not_kept_without_end(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "MOST_RESOLVED", 2)
+    alice = inside.person()
+    for name in "abcde":
+        client, serving = inside.ask(alice, model=f"main/{name}")
+        await serving
+        assert client.status == 200
+        assert len(inside.gateway._resolved) <= 2
