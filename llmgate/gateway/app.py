@@ -18,7 +18,8 @@ from ..names import MODEL
 from ..routing import Listing
 from ..store import limits
 from ..store.keys import Caller
-from .exchange import CHAT, EMBEDDINGS, Endpoint
+from ..wire.endpoint import Endpoint
+from ..wire.openai import CHAT, EMBEDDINGS, OPENAI
 from .http import Receive, Scope, Send, names_connections, own_headers, respond, unread
 from .pipeline import Gateway, refuse
 from .sandbox import CREATED
@@ -57,12 +58,12 @@ class App:
                     await self._answer(scope, send)
         except LlmgateError as error:
             with_body = scope["method"] not in ("GET", "HEAD")
-            await refuse(send, error, _request_id(), close=with_body and names_connections(scope))
+            await refuse(send, OPENAI, error, _request_id(), close=with_body and names_connections(scope))
         except Exception:
             # Nothing of it reaches the client; the log has all of it.
             log.exception("a request failed inside the gateway")
             try:
-                await refuse(send, Failure("the gateway failed: its log says why"), _request_id())
+                await refuse(send, OPENAI, Failure("the gateway failed: its log says why"), _request_id())
             except Exception:
                 log.debug("the answer had begun already")
 

@@ -20,22 +20,9 @@ from ..routing import Route, Target
 from ..store.holds import Hold, Outcome, Settled
 from ..store.prices import Snapshot
 from ..types import Ask, Meters, Source, Status, Usage
-from ..wire.openai import Heard
+from ..wire.endpoint import Endpoint
+from ..wire.heard import Heard
 from .upstream import Answer
-
-
-class Endpoint(msgspec.Struct, frozen=True):
-    """A path that the walk serves."""
-
-    name: str
-    path: str
-    """Below an upstream's base URL."""
-    output: bool
-    """The model writes tokens."""
-
-
-CHAT = Endpoint("chat", "/chat/completions", output=True)
-EMBEDDINGS = Endpoint("embeddings", "/embeddings", output=False)
 
 
 class Cut(StrEnum):

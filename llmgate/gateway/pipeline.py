@@ -45,11 +45,12 @@ from ..store.holds import Hold, Settled
 from ..store.keys import Caller
 from ..types import Ask
 from ..wire import body as wire_body
-from ..wire import openai
 from ..wire.body import Fields
+from ..wire.endpoint import Dialect, Endpoint, Terms
+from ..wire.heard import Stream
 from ..wire.openai import LONGEST_TAG, MOST_TAGS
 from . import upstream as up
-from .exchange import Cut, Endpoint, Exchange, Priced, Resolved, outcome_of, why_cut_off
+from .exchange import Cut, Exchange, Priced, Resolved, outcome_of, why_cut_off
 from .http import (
     Disconnected,
     Receive,
@@ -197,9 +198,11 @@ class Gateway:
             status = error.http_status
             if exchange.body is None:
                 async with unread(receive):
-                    await refuse(send, error, exchange.request_id, close=names_connections(scope))
+                    await refuse(
+                        send, exchange.endpoint.dialect, error, exchange.request_id, close=names_connections(scope)
+                    )
             else:
-                await refuse(send, error, exchange.request_id)
+                await refuse(send, exchange.endpoint.dialect, error, exchange.request_id)
         finally:
             self.in_flight.discard(exchange)
             self._drained -= exchange.drained
@@ -219,8 +222,8 @@ class Gateway:
         exchange.user = caller.user
         server = self.config.server
         exchange.body = await read_body(scope, receive, most=server.max_body, timeout_s=server.body_timeout)
-        fields = wire_body.read(exchange.body, openai.KNOWN)
-        exchange.ask = openai.read_ask(fields, output=exchange.endpoint.output)
+        fields = wire_body.read(exchange.body, exchange.endpoint.known)
+        exchange.ask = exchange.endpoint.read_ask(fields, None)
         exchange.resolved = await self.resolve(exchange.ask.model)
         claim = self._claim(exchange, exchange.ask, exchange.resolved, key_hash, tags_of(scope))
         # Decided here as well, so that who is refused never takes the writer's time.
@@ -324,7 +327,7 @@ class Gateway:
                 if exchange.client_gone:
                     return 499
                 if exchange.failure is not None:
-                    await refuse(send, exchange.failure, exchange.request_id)
+                    await refuse(send, exchange.endpoint.dialect, exchange.failure, exchange.request_id)
                     return exchange.failure.http_status
                 await respond(send, answer.status, self._headers(exchange, answer, settled), whole)
             return 499 if exchange.client_gone else answer.status
@@ -394,15 +397,14 @@ class Gateway:
         """What one upstream is sent: where, with which headers, and the body with no more than the due changes."""
         assert exchange.ask is not None
         assert exchange.hold is not None
-        changes = openai.prepare(
-            fields,
-            exchange.ask,
+        terms = Terms(
             model=route.model,
             bound=exchange.hold.grant.output_tokens,
             bound_fields=route.upstream.output_fields,
             bound_write=route.upstream.output_write,
             ask_usage=route.upstream.ask_usage,
         )
+        changes = exchange.endpoint.prepare(fields, exchange.ask, terms)
         assert exchange.body is not None
         url = up.url_for(route, exchange.endpoint.path, scope["query_string"].decode("latin-1"))
         body = wire_body.write(fields, changes) if changes else exchange.body
@@ -412,7 +414,7 @@ class Gateway:
         """A stream's bytes as they come, for as long as there is a client, and to the end where that must be known."""
         assert exchange.ask is not None
         upstream = answer.route.upstream
-        stream = openai.Stream(hide_usage=exchange.ask.stream and upstream.ask_usage and not exchange.ask.usage_asked)
+        stream = exchange.endpoint.stream(exchange.ask.stream and upstream.ask_usage and not exchange.ask.usage_asked)
         exchange.heard = stream.heard
         try:
             while True:
@@ -427,7 +429,7 @@ class Gateway:
         finally:
             exchange.torn = stream.break_off()
 
-    async def _pump(self, exchange: Exchange, answer: Answer, stream: openai.Stream, send: Send) -> None:
+    async def _pump(self, exchange: Exchange, answer: Answer, stream: Stream, send: Send) -> None:
         idle_s = answer.route.upstream.timeout.idle
         while True:
             if exchange.first_byte_ms is not None:
@@ -452,7 +454,7 @@ class Gateway:
         if exchange.client_gone:
             return
         if exchange.failure is not None:
-            event = exchange.torn + openai.error_event(exchange.failure)
+            event = exchange.torn + exchange.endpoint.dialect.error_event(exchange.failure, exchange.request_id)
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await asyncio.wait({settling}, timeout=END_PATIENCE_S)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -598,7 +600,7 @@ def _listen(exchange: Exchange, answer: Answer, whole: bytes) -> None:
     """Hear a whole answer. Raises UpstreamFailure where a success is not what its format says."""
     exchange.first_byte_ms = exchange.elapsed_ms()
     if 200 <= answer.status < 300:
-        exchange.heard = openai.hear(whole)
+        exchange.heard = exchange.endpoint.hear(whole)
         if exchange.heard is None:
             raise UpstreamFailure(
                 f"upstream {answer.route.upstream.name} answered with something that is not JSON", reached=True
@@ -648,7 +650,7 @@ def tags_of(scope: Scope) -> dict[str, str]:
     return tags
 
 
-async def refuse(send: Send, error: LlmgateError, request_id: str, *, close: bool = False) -> None:
+async def refuse(send: Send, dialect: Dialect, error: LlmgateError, request_id: str, *, close: bool = False) -> None:
     """An error in the client's dialect. `close`: its body wasn't read, so the connection can't be used again."""
     headers = [*error_headers(error, request_id), *([(b"connection", b"close")] if close else [])]
-    await respond(send, error.http_status, headers, openai.error_body(error))
+    await respond(send, error.http_status, headers, dialect.error_body(error, request_id))

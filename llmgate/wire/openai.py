@@ -7,8 +7,8 @@ matters.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from decimal import ROUND_CEILING, Decimal
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,7 +19,10 @@ from ..quoting import positive
 from ..types import Ask, Meters, Usage
 from . import body
 from .body import Fields
-from .sse import Event, SseReader
+from .endpoint import Dialect, Endpoint, Terms
+from .heard import Heard, SseStream
+from .sse import Event
+from .weight import Medium, Weight
 
 OUTPUT_BOUNDS = ("n_predict", "max_completion_tokens", "max_tokens")
 """Fields that bound the output, in one or the other upstream."""
@@ -49,12 +52,6 @@ MOST_TAGS, LONGEST_TAG = 32, 512
 _NOT_TEXT = frozenset({"role", "type", "id", "tool_call_id", "index", "detail", "format", "cache_control"})
 """Fields of a message that the model doesn't read as text, as long as they are `SHORT`."""
 
-SHORT = 64
-"""Bytes. A longer role, type, id or field name is text that somebody may want to smuggle past the count."""
-
-MOST_PARTS = 1_000_000
-"""Values in one body. More is no prompt, but an attempt to keep the gateway busy."""
-
 _MEDIA = frozenset({"image_url", "input_image", "image"})
 _POINTERS = frozenset({"file", "input_file", "video_url", "file_url"})
 
@@ -62,62 +59,27 @@ _PAYLOAD = frozenset({"image_url", "image", "input_audio", "file", "file_url", "
 """What of a medium is the medium itself: its tokens are bounded, its bytes are no text."""
 
 
-class _Weight:
-    """What a prompt weighs: bytes of text, bound of media tokens, and whether it points at what it doesn't show."""
-
-    __slots__ = ("hidden", "media", "text")
-
-    def __init__(self) -> None:
-        self.text = 0
-        self.media = 0
-        self.hidden = False
-
-    def add(self, value: Any) -> None:
-        """Every string below a value, whatever its shape: a field that nobody knows yet is still read by the model."""
-        stack = [value]
-        parts = 0
-        while stack:
-            item = stack.pop()
-            parts += 1
-            if isinstance(item, str):
-                self.text += utf8_len(item)
-            elif isinstance(item, list):
-                stack.extend(item)
-            elif isinstance(item, dict):
-                self._add_object(item, stack)
-            elif isinstance(item, int) and not isinstance(item, bool):
-                self.text += 3  # a token id where text may stand; ⌈3 / 3⌉ is the one token that it is
-            if parts + len(stack) > MOST_PARTS:
-                raise Refusal(f"the body has more than {MOST_PARTS} parts")
-
-    def _add_object(self, item: dict[str, Any], stack: list[Any]) -> None:
-        kind = item.get("type")
-        medium = True
-        if kind == "input_audio":
-            sound = item.get("input_audio")
-            data = sound.get("data") if isinstance(sound, dict) else None
-            self.media += len(data) // AUDIO_CHARACTERS_PER_TOKEN + 1 if isinstance(data, str) else IMAGE_TOKENS
-        elif kind in _MEDIA or "image_url" in item:
-            self.media += IMAGE_TOKENS
-        elif kind in _POINTERS:
-            self.hidden = True
-        else:
-            medium = False
-        for name, child in item.items():
-            if len(name) > SHORT:
-                self.text += utf8_len(name)
-            if medium and name in _PAYLOAD:
-                continue
-            short = not isinstance(child, list | dict) and not (isinstance(child, str) and len(child) > SHORT)
-            if name not in _NOT_TEXT or not short:
-                stack.append(child)
+def _medium(item: dict[str, Any]) -> Medium | None:
+    kind = item.get("type")
+    if kind == "input_audio":
+        sound = item.get("input_audio")
+        data = sound.get("data") if isinstance(sound, dict) else None
+        known = isinstance(data, str)
+        return Medium(len(data) // AUDIO_CHARACTERS_PER_TOKEN + 1 if known else IMAGE_TOKENS, _PAYLOAD)  # type: ignore[arg-type]
+    if kind in _MEDIA or "image_url" in item:
+        return Medium(IMAGE_TOKENS, _PAYLOAD)
+    return Medium(0, _PAYLOAD, hidden=True) if kind in _POINTERS else None
 
 
-def utf8_len(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+def weigh(*values: Any) -> Weight:
+    """What some values of a body weigh together."""
+    weight = Weight(_medium, _NOT_TEXT)
+    for value in values:
+        weight.add(value)
+    return weight
 
 
-def read_ask(fields: Fields, *, output: bool) -> Ask:
+def read_ask(fields: Fields, _: str | None = None, *, output: bool) -> Ask:
     """What a chat completion or an embedding (`output=False`) asks for. Raises Refusal `invalid_request`."""
     model = body.value(fields, "model")
     if model is not None and not isinstance(model, str):
@@ -133,9 +95,8 @@ def read_ask(fields: Fields, *, output: bool) -> Ask:
     tier = body.value(fields, "service_tier")
     if not isinstance(tier, str | None):
         raise Refusal("service_tier must be a string", param="service_tier")
-    weight = _Weight()
     prompt = body.value(fields, "messages" if output else "input")
-    weight.add(prompt)
+    weight = weigh(prompt)
     for name in ("tools", "functions", "response_format"):
         if name in fields:
             weight.text += len(bytes(fields[name]))
@@ -187,30 +148,20 @@ def _tags(fields: Fields) -> dict[str, str]:
     return dict(list(short.items())[:MOST_TAGS])
 
 
-def prepare(
-    fields: Fields,
-    ask: Ask,
-    *,
-    model: str,
-    bound: int | None,
-    bound_fields: tuple[str, ...],
-    bound_write: str,
-    ask_usage: bool,
-) -> dict[str, Any]:
+def prepare(fields: Fields, ask: Ask, terms: Terms) -> dict[str, Any]:
     """What must be changed in the body before it is sent; nothing more ever is.
 
-    `bound` is the output bound that the hold carries (None: the account's money can't run out). No field may say more,
-    and one that this upstream obeys must say it.
+    No field may state a larger bound than the hold carries, and one that this upstream obeys must state one.
     """
     changes: dict[str, Any] = {}
-    if ask.model != model:
-        changes["model"] = model
-    if bound is not None:
+    if ask.model != terms.model:
+        changes["model"] = terms.model
+    if terms.bound is not None:
         stated = {name: found for name in OUTPUT_BOUNDS if (found := body.value(fields, name)) is not None}
-        changes |= {name: bound for name, found in stated.items() if found > bound}
-        if not stated.keys() & set(bound_fields):
-            changes[bound_write] = bound
-    if ask.stream and ask_usage and not ask.usage_asked:
+        changes |= {name: terms.bound for name, found in stated.items() if found > terms.bound}
+        if not stated.keys() & set(terms.bound_fields):
+            changes[terms.bound_write] = terms.bound
+    if ask.stream and terms.ask_usage and not ask.usage_asked:
         changes["stream_options"] = (body.value(fields, "stream_options") or {}) | {"include_usage": True}
     return changes
 
@@ -229,14 +180,8 @@ class _Said(msgspec.Struct):
     function_call: Any = None
 
     def text_bytes(self) -> int:
-        weight = _Weight()
-        for part in (self.content, self.reasoning_content or self.reasoning, self.refusal):
-            if part:
-                weight.add(part)
-        for call in (self.tool_calls, self.function_call):
-            if call:
-                weight.add(call)
-        return weight.text
+        said = (self.content, self.reasoning_content or self.reasoning, self.refusal)
+        return weigh(*filter(None, (*said, self.tool_calls, self.function_call))).text
 
 
 class _Choice(msgspec.Struct):
@@ -278,40 +223,22 @@ def _decode(data: bytes) -> _Answer | None:
         return _Answer(**{name: found.get(name) for name in ("usage", "service_tier", "error")})
 
 
-class Heard(msgspec.Struct):
-    """What was heard of an answer so far."""
-
-    usage: Usage | None = None
-    text_bytes: int = 0
-    """UTF-8 bytes of text and tool arguments that went by."""
-    counted_bytes: int = 0
-    """How much of it the last usage that was heard can have counted."""
-    reasoned: bool = False
-    finished: bool = False
-    """The model said that it is done: all that will be billed has been written."""
-    done: bool = False
-    """`[DONE]` went by: there is nothing more to deliver."""
-    failed: bool = False
-    """The upstream reported an error inside the stream."""
-    service_tier: str | None = None
-
-    def _take(self, answer: _Answer) -> None:
-        for choice in answer.choices or ():
-            said = choice.delta or choice.message
-            if said is not None:
-                self.text_bytes += said.text_bytes()
-                self.reasoned = self.reasoned or bool(said.reasoning_content or said.reasoning)
-            if choice.finish_reason is not None:
-                self.finished = True
-        if isinstance(answer.service_tier, str):
-            self.service_tier = answer.service_tier
-        if isinstance(answer.usage, dict):
-            usage = read_usage(answer.usage, self.service_tier)
-            if usage is not None:
-                self.usage = usage
-                self.counted_bytes = 0 if usage.output_missing else self.text_bytes
-        if answer.error is not None:
-            self.failed = True
+def _take(heard: Heard, answer: _Answer) -> None:
+    for choice in answer.choices or ():
+        said = choice.delta or choice.message
+        if said is not None:
+            heard.text_bytes += said.text_bytes()
+            heard.reasoned = heard.reasoned or bool(said.reasoning_content or said.reasoning)
+        if choice.finish_reason is not None:
+            heard.finished = True
+    if isinstance(answer.service_tier, str):
+        heard.service_tier = answer.service_tier
+    if isinstance(answer.usage, dict):
+        usage = read_usage(answer.usage, heard.service_tier)
+        if usage is not None:
+            heard.take_usage(usage)
+    if answer.error is not None:
+        heard.failed = True
 
 
 MOST_TOKENS = 10**9
@@ -409,54 +336,24 @@ def hear(answer: bytes) -> Heard | None:
     if found is None:
         return None
     heard = Heard(finished=True)
-    heard._take(found)
+    _take(heard, found)
     return heard
 
 
-class Stream:
-    """Listens to a stream as it goes by, and takes out what only came because llmgate asked for it.
+def _hear_event(heard: Heard, event: Event) -> bool:
+    """The chunk that has usage and no choices only comes where somebody asked for it."""
+    if event.data.startswith(b"[DONE]"):
+        heard.done = heard.finished = True
+        return True
+    chunk = _decode(event.data)
+    if chunk is None:
+        return True  # a line that isn't a chunk: the client's to judge, and nothing to meter
+    _take(heard, chunk)
+    return not (isinstance(chunk.usage, dict) and not chunk.choices and chunk.error is None)
 
-    `feed` and `finish` return the bytes to pass on. Without `hide_usage` they are the bytes that came, at once; with
-    it, an event is passed on when it is complete, and the one that has usage and no choices isn't.
-    """
 
-    __slots__ = ("_hide", "_reader", "heard")
-
-    def __init__(self, *, hide_usage: bool) -> None:
-        self._reader = SseReader()
-        self._hide = hide_usage
-        self.heard = Heard()
-
-    def feed(self, data: bytes) -> bytes:
-        passed = self._listen(self._reader.feed(data))
-        return passed if self._hide else data
-
-    def finish(self) -> bytes:
-        passed = self._listen(self._reader.finish())
-        return passed if self._hide else b""
-
-    def break_off(self) -> bytes:
-        """The stream is over, perhaps too early: hear what is left of it. Returns what must stand before an event of
-        our own, because the last one was passed on without its end."""
-        torn = bool(self._reader.pending) and not self._hide
-        self._listen(self._reader.finish())
-        return b"\n\n" if torn else b""
-
-    def _listen(self, events: Iterable[Event]) -> bytes:
-        return b"".join([event.raw for event in events if self._hear(event) or not self._hide])
-
-    def _hear(self, event: Event) -> bool:
-        """Whether the event is the client's."""
-        if not event.data:
-            return True
-        if event.data.startswith(b"[DONE]"):
-            self.heard.done = self.heard.finished = True
-            return True
-        chunk = _decode(event.data)
-        if chunk is None:
-            return True  # a line that isn't a chunk: the client's to judge, and nothing to meter
-        self.heard._take(chunk)
-        return not (isinstance(chunk.usage, dict) and not chunk.choices and chunk.error is None)
+def stream(hide: bool) -> SseStream:
+    return SseStream(_hear_event, hide=hide)
 
 
 # ── errors ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -471,7 +368,7 @@ _TYPES = {
 }
 
 
-def error_body(error: LlmgateError) -> bytes:
+def error_body(error: LlmgateError, request_id: str = "") -> bytes:  # noqa: ARG001
     """An error as OpenAI's clients expect it: all four keys are there."""
     status = error.http_status
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
@@ -480,6 +377,30 @@ def error_body(error: LlmgateError) -> bytes:
     )
 
 
-def error_event(error: LlmgateError) -> bytes:
+def error_event(error: LlmgateError, request_id: str = "") -> bytes:
     """An error in the middle of a stream: the one form that the SDKs raise from."""
-    return b"data: " + error_body(error) + b"\n\n"
+    return b"data: " + error_body(error, request_id) + b"\n\n"
+
+
+OPENAI = Dialect(name="openai", error_body=error_body, error_event=error_event)
+
+CHAT = Endpoint(
+    name="chat",
+    dialect=OPENAI,
+    path="/chat/completions",
+    known=KNOWN,
+    read_ask=partial(read_ask, output=True),
+    prepare=prepare,
+    hear=hear,
+    stream=stream,
+)
+EMBEDDINGS = Endpoint(
+    name="embeddings",
+    dialect=OPENAI,
+    path="/embeddings",
+    known=KNOWN,
+    read_ask=partial(read_ask, output=False),
+    prepare=prepare,
+    hear=hear,
+    stream=stream,
+)

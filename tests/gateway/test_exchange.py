@@ -10,7 +10,7 @@ import pytest
 
 from llmgate.config import known_upstreams, parse
 from llmgate.errors import UpstreamFailure
-from llmgate.gateway.exchange import CHAT, Cut, Exchange, Priced, outcome_of
+from llmgate.gateway.exchange import Cut, Exchange, Priced, outcome_of
 from llmgate.gateway.upstream import Answer
 from llmgate.pricing import Price, dearest
 from llmgate.routing import Route, Tariff
@@ -20,7 +20,9 @@ from llmgate.store.keys import Caller
 from llmgate.store.limits import Amounts
 from llmgate.store.prices import Snapshot
 from llmgate.types import CostSource, Meters, Quote, Source, Status
-from llmgate.wire.openai import Heard, Stream, hear
+from llmgate.wire.heard import Heard
+from llmgate.wire.openai import CHAT, hear
+from llmgate.wire.openai import stream as open_stream
 from tests.replay import sse
 from tests.served import DONE, chunk_of, completion, usage_chunk, usage_of
 
@@ -160,7 +162,7 @@ def whole(answer: object) -> Way:
 def streamed(*events: bytes) -> Way:
     def way(exchange: Exchange) -> None:
         answered()(exchange)
-        stream = Stream(hide_usage=False)
+        stream = open_stream(False)
         exchange.heard, exchange.head_sent = stream.heard, True
         for event in events:
             stream.feed(event)

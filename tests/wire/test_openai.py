@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from llmgate.errors import CODES, LlmgateError, Refusal
 from llmgate.types import Ask, Meters, Usage
 from llmgate.wire import body, openai
-from llmgate.wire.openai import IMAGE_TOKENS, Heard, Stream, error_body, error_event, hear, prepare, read_usage
+from llmgate.wire.endpoint import Terms
+from llmgate.wire.heard import Heard
+from llmgate.wire.openai import IMAGE_TOKENS, error_body, error_event, hear, prepare, read_usage
 from tests.replay import sse
 
 # -- what a request asks for
@@ -237,15 +239,8 @@ def changed(
 ) -> dict[str, Any]:
     read = body.read(json.dumps({"model": "m", **fields}).encode(), openai.KNOWN)
     asked = openai.read_ask(read, output=True)
-    return prepare(
-        read,
-        asked,
-        model=model,
-        bound=bound,
-        bound_fields=bound_fields,
-        bound_write=write,
-        ask_usage=ask_usage,
-    )
+    terms = Terms(model=model, bound=bound, bound_fields=bound_fields, bound_write=write, ask_usage=ask_usage)
+    return prepare(read, asked, terms)
 
 
 def test_nothing_is_changed_without_need() -> None:
@@ -563,7 +558,7 @@ def test_an_odd_answer_is_billed_all_the_same(odd: bytes) -> None:
     heard = hear(raw)
     assert heard is not None
     assert heard.usage == USAGE_5
-    stream = Stream(hide_usage=False)
+    stream = openai.stream(False)
     assert stream.feed(b"data: " + raw + b"\n\n") == b"data: " + raw + b"\n\n"
     assert stream.heard.usage == USAGE_5
 
@@ -590,7 +585,7 @@ DONE = sse("[DONE]")
 
 
 def through(data: bytes, *, hide: bool) -> tuple[bytes, Heard]:
-    stream = Stream(hide_usage=hide)
+    stream = openai.stream(hide)
     return stream.feed(data) + stream.finish(), stream.heard
 
 
@@ -641,7 +636,7 @@ def test_the_last_usage_counts(events: list[bytes], counts: tuple[int, int] | No
 
 
 def test_what_is_heard_on_the_way() -> None:
-    stream = Stream(hide_usage=False)
+    stream = openai.stream(False)
     for event, expected in [
         (ROLE, Heard()),
         (REASONING, Heard(text_bytes=3, reasoned=True)),
@@ -655,7 +650,7 @@ def test_what_is_heard_on_the_way() -> None:
 
 
 def test_done_is_the_end_also_without_a_reason() -> None:
-    stream = Stream(hide_usage=True)
+    stream = openai.stream(True)
     assert stream.feed(b"data: [DONE] \n\n") == b"data: [DONE] \n\n"
     assert stream.heard == Heard(finished=True, done=True)
 
@@ -678,14 +673,14 @@ def test_the_tier_that_was_used_is_the_one_that_was_said_last() -> None:
 def test_a_character_over_two_pieces() -> None:
     text = sse(json.dumps({"choices": [{"delta": {"content": "🙂€"}}]}, ensure_ascii=False))
     cut = text.index("🙂".encode()) + 2
-    stream = Stream(hide_usage=False)
+    stream = openai.stream(False)
     assert stream.feed(text[:cut]) == text[:cut]
     assert stream.feed(text[cut:]) == text[cut:]
     assert stream.heard.text_bytes == 7
 
 
 def test_without_hiding_bytes_go_by_at_once() -> None:
-    stream = Stream(hide_usage=False)
+    stream = openai.stream(False)
     assert [stream.feed(bytes([byte])) for byte in TEXT] == [bytes([byte]) for byte in TEXT]
     assert stream.finish() == b""
 
@@ -705,7 +700,7 @@ def test_bytes_out_are_bytes_in_less_exactly_the_usage(
     written = [event.replace(b"\n", line_end) for event in events]
     whole = b"".join(written)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=20))) if data else list(range(len(whole)))
-    stream = Stream(hide_usage=hide)
+    stream = openai.stream(hide)
     passed = b"".join(stream.feed(whole[a:b]) for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True))
     passed += stream.finish()
     if hide:
@@ -720,7 +715,7 @@ def test_bytes_out_are_bytes_in_less_exactly_the_usage(
 def test_byte_by_byte(events: list[bytes]) -> None:
     whole = b"".join(events)
     for hide in (False, True):
-        stream = Stream(hide_usage=hide)
+        stream = openai.stream(hide)
         passed = b"".join(stream.feed(bytes([byte])) for byte in whole) + stream.finish()
         assert (passed, stream.heard) == through(whole, hide=hide)
 

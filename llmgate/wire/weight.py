@@ -1,0 +1,78 @@
+"""What a prompt weighs: the bytes of text that the model reads, and a bound of the tokens of what isn't text.
+
+The same for every format; which objects of a body are media, and what they may weigh, each format says itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..errors import Refusal
+
+SHORT = 64
+"""Bytes. A longer role, type, id or field name is text that somebody may want to smuggle past the count."""
+
+MOST_PARTS = 1_000_000
+"""Values in one body. More is no prompt, but an attempt to keep the gateway busy."""
+
+
+class Medium(NamedTuple):
+    """What an object weighs that is an image, a sound, a document."""
+
+    tokens: int
+    """An upper bound of what it is billed as."""
+    payload: frozenset[str]
+    """The fields that are the medium itself: their bytes are no text."""
+    hidden: bool = False
+    """It points at input that the body doesn't show."""
+
+
+class Weight:
+    """What a prompt weighs: bytes of text, bound of media tokens, and whether it points at what it doesn't show."""
+
+    __slots__ = ("_medium", "_not_text", "hidden", "media", "text")
+
+    def __init__(self, medium: Callable[[dict[str, Any]], Medium | None], not_text: frozenset[str]) -> None:
+        """`medium` tells what an object is; `not_text` names fields that the model doesn't read, while `SHORT`."""
+        self._medium = medium
+        self._not_text = not_text
+        self.text = 0
+        self.media = 0
+        self.hidden = False
+
+    def add(self, value: Any) -> None:
+        """Every string below a value, whatever its shape: a field that nobody knows yet is still read by the model."""
+        stack = [value]
+        parts = 0
+        while stack:
+            item = stack.pop()
+            parts += 1
+            if isinstance(item, str):
+                self.text += utf8_len(item)
+            elif isinstance(item, list):
+                stack.extend(item)
+            elif isinstance(item, dict):
+                self._add_object(item, stack)
+            elif isinstance(item, int) and not isinstance(item, bool):
+                self.text += 3  # a token id where text may stand; ⌈3 / 3⌉ is the one token that it is
+            if parts + len(stack) > MOST_PARTS:
+                raise Refusal(f"the body has more than {MOST_PARTS} parts")
+
+    def _add_object(self, item: dict[str, Any], stack: list[Any]) -> None:
+        medium = self._medium(item)
+        if medium is not None:
+            self.media += medium.tokens
+            self.hidden = self.hidden or medium.hidden
+        for name, child in item.items():
+            if len(name) > SHORT:
+                self.text += utf8_len(name)
+            if medium is not None and name in medium.payload:
+                continue
+            short = not isinstance(child, list | dict) and not (isinstance(child, str) and len(child) > SHORT)
+            if name not in self._not_text or not short:
+                stack.append(child)
+
+
+def utf8_len(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
