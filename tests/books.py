@@ -88,8 +88,9 @@ class Book:
         return [dict(row) for row in self.tx.execute(sql, values)]
 
     def tamper(self, *statements: str) -> None:
-        """Raw SQL, as someone with the file in hand would run it."""
+        """Raw SQL, as someone with the file in hand would run it, who knows of the trigger on usage rows."""
         self.db.conn.execute("PRAGMA foreign_keys = OFF")
+        self.db.conn.execute("DROP TRIGGER IF EXISTS usage_is_not_edited")
         for statement in statements:
             self.db.conn.execute(statement)
         self.db.conn.execute("PRAGMA foreign_keys = ON")

@@ -14,7 +14,7 @@ from ..types import METERS
 if TYPE_CHECKING:
     from sqlite_utils.db import Database as SqliteUtils
 
-VERSION = 1
+VERSION = 2
 """How many migrations there are: `PRAGMA user_version` of an up-to-date database."""
 
 _METERS = "".join(f"  {name} INTEGER NOT NULL DEFAULT 0,\n" for name in METERS)
@@ -283,7 +283,52 @@ def first(db: SqliteUtils) -> None:
     db.execute("INSERT INTO meta (key, value) VALUES ('zone', 'UTC')")
 
 
-MIGRATIONS = (first,)
+_SECOND = f"""
+-- A plan's included tokens, and what each one past them is charged; all null: the plan has no such terms.
+ALTER TABLE holds ADD COLUMN quota_tokens INTEGER;
+ALTER TABLE holds ADD COLUMN quota_glob TEXT;
+ALTER TABLE holds ADD COLUMN overage_nano INTEGER; -- nano-USD per token
+ALTER TABLE holds ADD COLUMN bound_tokens INTEGER; -- the most that the request may use of them
+ALTER TABLE usage ADD COLUMN quota_tokens INTEGER;
+ALTER TABLE usage ADD COLUMN quota_used INTEGER;   -- how many were used before this request was settled
+ALTER TABLE usage ADD COLUMN overage_nano INTEGER;
+
+CREATE TRIGGER usage_is_not_edited BEFORE UPDATE ON usage
+BEGIN SELECT RAISE(ABORT, 'a usage row is never edited: credits add or take what was wrong'); END;
+
+-- Tries that an upstream billed and that nobody got anything from: what they cost the house; nobody is charged.
+CREATE TABLE attempts (
+  id INTEGER PRIMARY KEY,
+  usage_id INTEGER NOT NULL, -- the request's row, which may be written anew
+  upstream TEXT NOT NULL,
+  upstream_model TEXT NOT NULL,
+  http_status INTEGER,
+  source TEXT NOT NULL CHECK (source IN ('upstream', 'estimated')),
+{_METERS}
+  cost_nano INTEGER NOT NULL CHECK (cost_nano >= 0),
+  cost_source TEXT NOT NULL CHECK (cost_source IN ('catalogue', 'config', 'upstream')),
+  cost_price_id INTEGER NOT NULL REFERENCES prices (id)
+) STRICT;
+CREATE INDEX attempts_by_usage ON attempts (usage_id);
+ALTER TABLE usage ADD COLUMN wasted_nano INTEGER NOT NULL DEFAULT 0;   -- the sum of its attempts' cost
+ALTER TABLE rollups ADD COLUMN wasted_nano INTEGER NOT NULL DEFAULT 0;
+
+-- The entry that another follows from: the grant that expired, the half of a transfer that gave.
+ALTER TABLE entries ADD COLUMN cause INTEGER REFERENCES entries (id);
+CREATE INDEX entries_by_cause ON entries (cause) WHERE cause IS NOT NULL;
+CREATE INDEX entries_by_usage ON entries (usage_id) WHERE usage_id IS NOT NULL;
+
+-- Derived: when the next credits of an account expire; null: none do.
+ALTER TABLE accounts ADD COLUMN expires_next_ms INTEGER;
+"""
+
+
+def second(db: SqliteUtils) -> None:
+    """Overage, credits that expire, attempts that were billed in vain."""
+    _run(db, _SECOND)
+
+
+MIGRATIONS = (first, second)
 
 
 def apply(conn: sqlite3.Connection) -> None:

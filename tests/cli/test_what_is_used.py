@@ -192,6 +192,7 @@ def test_books_that_do_not(cli: Cli) -> None:
     path = books.fill(cli.folder / "llmgate.db")
     with sqlite3.connect(path) as other:
         other.execute("UPDATE accounts SET balance_nano = balance_nano + 1 WHERE kind = 'team'")
+        other.execute("DROP TRIGGER usage_is_not_edited")
         other.execute("UPDATE usage SET cost_nano = 7 WHERE id = 1")
     other.close()
     done = cli("--db", path, "verify", code=3)

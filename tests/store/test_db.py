@@ -127,7 +127,7 @@ def test_processes_that_open_a_new_file_at_once_make_one_database(tmp_path: Path
 # ── migrated ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def second(db: Any) -> None:
+def nicknames(db: Any) -> None:
     db.execute("ALTER TABLE users ADD COLUMN nickname TEXT")
 
 
@@ -144,7 +144,7 @@ def migrations(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[Any], None]) -
 def test_an_older_database_is_migrated_with_all_that_is_in_it(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     book.user("alice", credits=500)
     before = schema.VERSION
-    migrations(monkeypatch, second)
+    migrations(monkeypatch, nicknames)
     with Database(book.path) as db:
         assert db.migrated_from == before
         with db.read() as tx:
@@ -156,7 +156,7 @@ def test_an_older_database_is_migrated_with_all_that_is_in_it(book: Book, monkey
 def test_a_migration_that_fails_leaves_the_database_as_it_was(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     book.user("alice", credits=500)
     before = schema.VERSION
-    migrations(monkeypatch, second, broken)
+    migrations(monkeypatch, nicknames, broken)
     assert "no_such_table" in sentence(book.path)
     assert pragma(book.path, "user_version") == before
     assert "nickname" not in {row["name"] for row in book.rows("PRAGMA table_info(users)")}
@@ -430,6 +430,7 @@ def test_a_transaction_has_one_moment_and_one_actor(book: Book, monkeypatch: pyt
         ("UPDATE entries SET amount_nano = 1", "a ledger entry is never edited: reverse it"),
         ("UPDATE entries SET note = 'x' WHERE id = 1", "a ledger entry is never edited: reverse it"),
         ("DELETE FROM entries", "a ledger entry is never deleted: reverse it"),
+        ("UPDATE usage SET charge_nano = 0", "a usage row is never edited"),
         ("UPDATE prices SET body = '{}'", "a price snapshot is never edited"),
         ("DELETE FROM prices", "a price snapshot is never deleted"),
     ],
@@ -449,8 +450,6 @@ ENTRY = "INSERT INTO entries (account_id, kind, amount_nano, actor, created_ms, 
     [
         "UPDATE accounts SET balance_nano = 1.5",
         "UPDATE accounts SET billing = 'free'",
-        "UPDATE usage SET charge_nano = -1",
-        "UPDATE usage SET status = 'fine'",
         "UPDATE keys SET user_id = 99",
         f"{ENTRY} VALUES (1, 'add', 0, 'x', 1, x'')",
         f"{ENTRY} VALUES (1, 'gift', 1, 'x', 1, x'')",
