@@ -23,7 +23,7 @@ from llmgate.pricing import UNITS, Price, dearest
 from llmgate.store import accounts, holds, keys, ledger, prices
 from llmgate.store.admission import Claim
 from llmgate.store.db import Database, Row, Tx
-from llmgate.store.holds import Hold, Outcome, Recovered, Settled
+from llmgate.store.holds import Attempt, Hold, Outcome, Recovered, Settled
 from llmgate.store.prices import Snapshot
 from llmgate.store.verify import Finding, verify
 from llmgate.store.workers import Worker
@@ -195,6 +195,7 @@ class Book:
         source: Source = Source.UPSTREAM,
         model: str = "gpt",
         upstream: str = "openai",
+        attempts: tuple[Attempt, ...] = (),
     ) -> Outcome:
         return Outcome(
             status=status,
@@ -209,6 +210,7 @@ class Book:
             reported_cost_nano=reported,
             duration_ms=12,
             ttft_ms=3,
+            attempts=attempts,
         )
 
     def place(self, key: str, *, now_ms: int | None = None, day: str = DAY, **fields: Any) -> Hold:

@@ -42,6 +42,22 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     placed_ms: int
 
 
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """A try that an upstream billed and that nobody got anything from. Also the last try of a request that failed.
+
+    It is a cost of the house: the account is never charged for it.
+    """
+
+    upstream: str
+    upstream_model: str
+    http_status: int | None
+    source: Source
+    meters: Meters
+    cost: Snapshot
+    cost_source: CostSource
+    reported_cost_nano: int | None = None
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """How a request ended, as its walk tells it."""
 
@@ -58,6 +74,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What the upstream says it bills, where that can be trusted."""
     duration_ms: int = 0
     ttft_ms: int | None = None
+    attempts: tuple[Attempt, ...] = ()
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,6 +210,7 @@ def _withdraw(tx: Tx, usage_id: int) -> dict[str, Any]:
     _roll_up(tx, dict(row), -1)
     limits.book(tx, dict(row), -1)
     tags = dict(tx.execute("DELETE FROM usage_tags WHERE usage_id = ? RETURNING name, value", (usage_id,)).fetchall())
+    tx.execute("DELETE FROM attempts WHERE usage_id = ?", (usage_id,))
     tx.execute("DELETE FROM usage WHERE id = ?", (usage_id,))
     return {name: row[name] for name in _CARRIED if name != "tags"} | {"tags": msgspec.json.encode(tags).decode()}
 
@@ -200,14 +218,13 @@ def _withdraw(tx: Tx, usage_id: int) -> dict[str, Any]:
 _COLUMNS = (
     *(name for name in _CARRIED if name != "tags"),
     *("upstream", "upstream_model", "status", "source", "http_status", *METERS, "cost_nano", "charge_nano"),
-    *("cost_source", "cost_price_id", "charge_price_id", "overrun", "duration_ms", "ttft_ms"),
+    *("wasted_nano", "cost_source", "cost_price_id", "charge_price_id", "overrun", "duration_ms", "ttft_ms"),
 )
 _INSERT_USAGE = f"INSERT INTO usage ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' for _ in _COLUMNS)})"
 
 
 def _write(tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome, policy: Policy) -> Settled:
-    reported = outcome.reported_cost_nano
-    cost = reported if reported is not None else amount(outcome.meters, outcome.cost.price)
+    cost, cost_source = _cost(outcome)
     charge = amount(outcome.meters, outcome.charge.price) if outcome.charge else cost
     row |= {
         "upstream": outcome.upstream,
@@ -217,7 +234,8 @@ def _write(tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome, policy
         "http_status": outcome.http_status,
         "cost_nano": cost,
         "charge_nano": charge,
-        "cost_source": CostSource.UPSTREAM if reported is not None else outcome.cost_source,
+        "wasted_nano": _write_attempts(tx, row["id"], outcome.attempts),
+        "cost_source": cost_source,
         "cost_price_id": outcome.cost.id,
         "charge_price_id": outcome.charge.id if outcome.charge else None,
         "overrun": bool(row["bounded"]) and charge > row["hold_nano"],
@@ -246,8 +264,34 @@ def _write(tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome, policy
     return Settled(usage_id=row["id"], cost_nano=cost, charge_nano=charge, balance_nano=balance, overrun=row["overrun"])
 
 
+def _cost(what: Outcome | Attempt) -> tuple[int, CostSource]:
+    """What an upstream bills, in nano-USD, and who says so: itself, where that can be trusted, else a price."""
+    if what.reported_cost_nano is not None:
+        return what.reported_cost_nano, CostSource.UPSTREAM
+    return amount(what.meters, what.cost.price), what.cost_source
+
+
+_ATTEMPT = (
+    *("usage_id", "upstream", "upstream_model", "http_status", "source", *METERS, "cost_nano", "cost_source"),
+    "cost_price_id",
+)
+_INSERT_ATTEMPT = f"INSERT INTO attempts ({', '.join(_ATTEMPT)}) VALUES ({', '.join('?' for _ in _ATTEMPT)})"
+
+
+def _write_attempts(tx: Tx, usage_id: int, attempts: tuple[Attempt, ...]) -> int:
+    """The tries of a request that were billed in vain. Returns their cost in all."""
+    wasted = 0
+    for attempt in attempts:
+        cost, source = _cost(attempt)
+        wasted += cost
+        where = (usage_id, attempt.upstream, attempt.upstream_model, attempt.http_status, attempt.source)
+        meters = msgspec.structs.astuple(attempt.meters)
+        tx.execute(_INSERT_ATTEMPT, (*where, *meters, cost, source, attempt.cost.id))
+    return wasted
+
+
 ROLLUP_KEY = ("day", "account_id", "user_id", "team_id", "key_id", "plan", "model", "upstream")
-ROLLUP_SUMS = ("requests", "errors", *METERS, "cost_nano", "charge_nano")
+ROLLUP_SUMS = ("requests", "errors", *METERS, "cost_nano", "charge_nano", "wasted_nano")
 
 _ROLL_UP = f"""
 INSERT INTO rollups ({", ".join((*ROLLUP_KEY, *ROLLUP_SUMS))})

@@ -22,8 +22,8 @@ from llmgate.pricing import FREE, UNITS, Price, amount
 from llmgate.quoting import amount_at
 from llmgate.store import accounts, holds, keys
 from llmgate.store.admission import Claim
-from llmgate.store.holds import LAST_USED_EVERY_MS, Hold
-from llmgate.types import Billing, Meters, Source, Status
+from llmgate.store.holds import LAST_USED_EVERY_MS, Attempt, Hold
+from llmgate.types import Billing, CostSource, Meters, Source, Status
 
 from ..books import PRICE, Book, asdict
 
@@ -581,6 +581,50 @@ def test_nothing_that_was_served_is_lost_to_kill_9(tmp_path: Path) -> None:
     assert ("interrupted", 40) in rows.values()
     assert book.money("alice") == (10**9 - sum(charge for _, charge in rows.values()), 0)
     book.close()
+
+
+# ── tried in vain ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def vain(book: Book, **fields: Any) -> Attempt:
+    told: dict[str, Any] = {
+        "upstream": "azure",
+        "upstream_model": "gpt-eu",
+        "http_status": 500,
+        "source": Source.UPSTREAM,
+        "meters": Meters(input=10, calls=1),
+        "cost": book.snapshot(PRICE),
+        "cost_source": CostSource.CATALOGUE,
+    }
+    return Attempt(**told | fields)
+
+
+def test_a_try_that_was_billed_in_vain_is_a_cost_of_the_house(book: Book) -> None:
+    key = book.user("alice", credits=1000)
+    attempts = (vain(book), vain(book, reported_cost_nano=7, http_status=None))
+    settled = book.settle(book.place(key), Meters(input=5, output=1, calls=1), attempts=attempts)
+    paid = amount(Meters(input=5, output=1, calls=1), PRICE)
+    wasted = amount(Meters(input=10, calls=1), PRICE) + 7
+    assert (settled.charge_nano, settled.cost_nano) == (paid, paid)
+    assert book.money("alice") == (1000 - paid, 0)
+    assert [row["wasted_nano"] for row in usage(book)] == [wasted]
+    assert book.value("SELECT sum(wasted_nano) FROM rollups") == wasted
+    found = book.rows("SELECT usage_id, http_status, input, cost_nano, cost_source FROM attempts ORDER BY id")
+    assert [tuple(row.values()) for row in found] == [
+        (settled.usage_id, 500, 10, wasted - 7, "catalogue"),
+        (settled.usage_id, None, 10, 7, "upstream"),
+    ]
+    assert book.findings() == []
+
+
+def test_a_corrected_row_has_the_attempts_of_its_last_truth(book: Book) -> None:
+    hold = book.place(book.user("alice", credits=1000))
+    book.settle(hold, attempts=(vain(book), vain(book)))
+    book.settle(hold, attempts=(vain(book, reported_cost_nano=3),))
+    assert book.value("SELECT count(*) FROM attempts") == 1
+    assert [row["wasted_nano"] for row in usage(book)] == [3]
+    assert book.value("SELECT sum(wasted_nano) FROM rollups") == 3
+    assert book.findings() == []
 
 
 # ── a random walk ─────────────────────────────────────────────────────────────────────────────────────────────────────
