@@ -169,6 +169,12 @@ def applying(own: Iterable[Limit], shared: Iterable[Limit]) -> list[Limit]:
     return [limit for limit in found.values() if limit.amount is not None]
 
 
+def included_tokens(limits: Iterable[Limit]) -> Limit | None:
+    """The limit on tokens per month, where there is just one: what a plan with `overage` includes."""
+    found = [limit for limit in limits if limit.unit is Unit.TOKENS and limit.window is Window.MONTH]
+    return found[0] if len(found) == 1 else None
+
+
 class Span(NamedTuple):
     """A window: from its first millisecond until the first after it."""
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from .config import Config
-from .limits import Limit, parse
+from .limits import Limit, included_tokens, parse
 from .money import to_nano
 from .names import matches
+from .types import Billing
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,10 +23,23 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     limits: tuple[Limit, ...]
     models: tuple[str, ...]
     """Globs of the models that it includes; empty: all."""
+    overage_nano: int | None = None
+    """For each token past those that the month includes, in nano-USD; None: past them requests are refused."""
+    billing: Billing | None = None
+    """Of an account whose billing was set by nothing else."""
 
     def includes(self, names: Iterable[str]) -> bool:
         """Whether it includes a model that goes by these names."""
         return not self.models or any(matches(glob, name) for glob in self.models for name in names)
+
+    @property
+    def quota(self) -> Limit | None:
+        """The tokens that a month includes."""
+        return included_tokens(self.limits)
+
+    def includes_tokens(self, limit: Limit) -> bool:
+        """Whether a limit says how many tokens a month includes: past it they are charged, not refused."""
+        return self.overage_nano is not None and self.quota is not None and limit.slot == self.quota.slot
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +67,8 @@ def policy_of(config: Config) -> Policy:
                 price_nano=to_nano(table.price),
                 limits=tuple(parse(text) for text in table.limits),
                 models=table.models,
+                overage_nano=to_nano(table.overage) if table.overage is not None else None,
+                billing=Billing(table.billing) if table.billing else None,
             )
             for name, table in config.plans.items()
         },

@@ -16,6 +16,8 @@ import msgspec
 from msgspec.structs import replace
 
 from ..errors import ConfigError
+from ..limits import included_tokens
+from ..limits import parse as parse_limit
 from ..presets import PRESETS, Preset
 from .paths import FILE_NAME
 from .rules import Rule, Secret, because, nearest, one_of
@@ -229,4 +231,14 @@ def _check_routes(config: Config) -> Iterator[str]:
                 yield f'{at} must be a configured upstream, not "{route.upstream}" ({hint or add})'
 
 
-_CHECKS = (_check_tls, _check_upstreams, _check_routes)
+def _check_plans(config: Config) -> Iterator[str]:
+    for name, table in config.plans.items():
+        quota = included_tokens(parse_limit(text) for text in table.limits)
+        if table.overage is not None and (quota is None or quota.amount is None):
+            yield (
+                f"{dotted('plans', name, 'overage')} needs one limit on tokens per month among the limits, "
+                'such as "100000 tokens/month": what the plan includes'
+            )
+
+
+_CHECKS = (_check_tls, _check_upstreams, _check_routes, _check_plans)

@@ -117,6 +117,8 @@ class PlanTable(msgspec.Struct, frozen=True, kw_only=True):
     price: Usd = Decimal(0)
     limits: tuple[LimitText, ...] = ()
     models: tuple[ModelGlob, ...] = ()
+    overage: Usd | None = None
+    billing: Literal["metered", "prepaid"] | None = None
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

@@ -172,7 +172,7 @@ def limit_headers(grant: Grant, now_ms: int) -> Headers:
     """`x-ratelimit-*` as OpenAI writes them, of the tightest limit of each kind, with this request counted in."""
     headers: Headers = []
     for unit, name in _TOLD:
-        found = [standing for standing in grant.standings if standing.limit.unit is unit]
+        found = [standing for standing in grant.standings if standing.limit.unit is unit and not standing.soft]
         if not found:
             continue
         tightest = min(found, key=lambda standing: standing.room)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -20,10 +21,11 @@ from ..limits import Unit, Window
 from ..money import ceil_div, dollars
 from ..plans import Plan
 from ..pricing import Dearest
-from ..quoting import amount_at, clamped_output
+from ..quoting import MOST_NANO, amount_at, clamped_output
 from ..types import CostSource, Quote
 from .keys import Caller
 from .limits import Amounts, Standing
+from .overage import Pool, bound_tokens, fixed_nano, longest
 from .prices import Snapshot
 
 HELD_RETRY_S = 2
@@ -74,6 +76,10 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     """Money can run out: the charge must stay within the hold."""
     standings: tuple[Standing, ...] = ()
     """The limits that apply, as they stood before this request."""
+    pool: Pool | None = None
+    """The included tokens that it draws on."""
+    bound_tokens: int = 0
+    """The most of them that it may use."""
 
     @property
     def amount_nano(self) -> int:
@@ -90,35 +96,79 @@ class _Ceiling(NamedTuple):
     """A longer answer takes more of it, so the bound must be sent."""
 
 
-def admit(claim: Claim, caller: Caller, plan: Plan | None, standings: Sequence[Standing], now_ms: int) -> Grant:
+class _Bill(NamedTuple):
+    """What a request may be charged, by the length of its answer (of one choice)."""
+
+    own: Callable[[int], int]
+    """What its hold sets aside, in nano-USD."""
+    cost: Callable[[int], int]
+    """What there must be room for: that, and what it makes others set aside."""
+    longest: Callable[[int], int | None]
+    """The longest answer that a room in nano-USD carries; None: not even the shortest that is worth sending."""
+    longest_alone: Callable[[int], int | None]
+    """The same if nothing else were in flight."""
+    output_costs: bool
+
+
+def _bill(claim: Claim, pool: Pool | None) -> _Bill:
+    quote, price = claim.quote, claim.price
+    if pool is None:
+
+        def plain(output: int) -> int:
+            return amount_at(price, quote.input_tokens, output, quote.choices)
+
+        fitting = partial(clamped_output, quote, price)
+        return _Bill(plain, plain, fitting, fitting, price.output > 0)
+    beside, alone = fixed_nano(price.fixed), pool.alone()
+
+    def own(output: int) -> int:
+        return beside + pool.own(bound_tokens(quote, output))
+
+    def cost(output: int) -> int:
+        return beside + pool.cost(bound_tokens(quote, output))
+
+    def cost_alone(output: int) -> int:
+        return beside + alone.cost(bound_tokens(quote, output))
+
+    # What it may cost depends on what is placed after it: its answer is bounded even where nothing of it costs yet.
+    return _Bill(own, cost, partial(longest, quote, cost), partial(longest, quote, cost_alone), output_costs=True)
+
+
+def admit(
+    claim: Claim,
+    caller: Caller,
+    plan: Plan | None,
+    standings: Sequence[Standing],
+    now_ms: int,
+    pool: Pool | None = None,
+) -> Grant:
     """What of a claim may be used. Raises Refusal 402, 403 or 429."""
     _check_model(claim, caller, plan)
-    quote = claim.quote
+    quote, bill = claim.quote, _bill(claim, pool)
     budgets = [standing for standing in standings if standing.limit.unit is Unit.USD]
     bounded = bool(budgets) or caller.prepaid
-    if not quote.amount_nano:
-        budgets = []  # free of charge is free for everybody, also for who has nothing left
-    elif bounded and claim.unquotable is not None:
+    if bounded and claim.unquotable is not None and (quote.amount_nano or pool is not None):
         raise Refusal(
             f"the field {claim.unquotable!r} may cost more than can be foreseen: "
             "it is not for accounts whose money can run out",
             param=claim.unquotable,
         )
     output, must_send = quote.output_tokens, False
-    for ceiling in _ceilings(claim, caller, budgets, standings, now_ms):
+    for ceiling in _ceilings(claim, caller, bill, pool, standings, now_ms):
         most = ceiling.most()
         if most is None:
             raise ceiling.refuse()
         output = min(output, most)
         must_send = must_send or ceiling.bounds
-    nano = amount_at(claim.price, quote.input_tokens, output, quote.choices)
     return Grant(
         caller=caller,
-        amounts=Amounts(input_hold(quote), output * quote.choices, nano if bounded else quote.amount_nano),
+        amounts=Amounts(input_hold(quote), output * quote.choices, bill.own(output)),
         output_tokens=output if must_send and output else None,
         clamped=output < quote.output_tokens,
         bounded=bounded,
         standings=tuple(standings),
+        pool=pool,
+        bound_tokens=bound_tokens(quote, output),
     )
 
 
@@ -138,20 +188,29 @@ def _check_model(claim: Claim, caller: Caller, plan: Plan | None) -> None:
 
 
 def _ceilings(
-    claim: Claim, caller: Caller, budgets: Sequence[Standing], standings: Sequence[Standing], now_ms: int
+    claim: Claim, caller: Caller, bill: _Bill, pool: Pool | None, standings: Sequence[Standing], now_ms: int
 ) -> Iterator[_Ceiling]:
     """All of them; those that money cures come first."""
-    quote, price = claim.quote, claim.price
-    output_costs = price.output > 0
-    if caller.prepaid and quote.amount_nano:
-        room = caller.balance_nano - caller.held_nano
-        yield _Ceiling(lambda: clamped_output(quote, price, room), lambda: _no_credit(caller, claim), output_costs)
-    for standing in budgets:
-        yield _Ceiling(
-            lambda standing=standing: clamped_output(quote, price, standing.room),  # type: ignore[misc]
-            lambda standing=standing: _over(standing, quote.floor_nano, now_ms),  # type: ignore[misc]
-            output_costs,
-        )
+    quote = claim.quote
+    floor_nano = bill.cost(quote.floor_tokens)
+    free = not bill.cost(quote.output_tokens)  # of charge: so for everybody, also for who has nothing left
+    if not free or pool is not None:
+        # A room below zero doesn't stand in the way of what costs nothing as things are.
+        least = 0 if free else -MOST_NANO
+        if caller.prepaid:
+            room = max(caller.balance_nano - caller.held_nano, least)
+            yield _Ceiling(
+                partial(bill.longest, room), partial(_no_credit, caller, bill, floor_nano), bill.output_costs
+            )
+        for standing in standings:
+            if standing.limit.unit is Unit.USD:
+                room = max(standing.room, least)
+                refuse = partial(_over, standing, floor_nano, now_ms)
+                yield _Ceiling(partial(bill.longest, room), refuse, bill.output_costs)
+    for room, ids in pool.rooms if pool else ():
+        assert pool is not None
+        others = partial(longest, quote, partial(_needed, quote, pool, ids), max(room, 0))
+        yield _Ceiling(others, partial(_held, "the rest of the tokens that your plan includes is held by others"), True)
     shortest = quote.floor_tokens * quote.choices
     needs = {
         Unit.TOKENS: (input_hold(quote), shortest),
@@ -161,17 +220,21 @@ def _ceilings(
         Unit.CONCURRENT: (1, 0),
     }
     for standing in standings:
-        if standing.limit.unit not in needs:
+        if standing.limit.unit not in needs or standing.soft:
             continue
         fixed, least = needs[standing.limit.unit]
         written = standing.limit.unit in (Unit.TOKENS, Unit.OUTPUT_TOKENS)
         yield _Ceiling(
-            lambda standing=standing, fixed=fixed, least=least, written=written: _most(  # type: ignore[misc]
-                quote, standing.room - fixed, least, written=written
-            ),
-            lambda standing=standing, need=fixed + least: _over(standing, need, now_ms),  # type: ignore[misc]
+            partial(_most, quote, standing.room - fixed, least, written=written),
+            partial(_over, standing, fixed + least, now_ms),
             written and quote.output_tokens > 0,
         )
+
+
+def _needed(quote: Quote, pool: Pool, ids: frozenset[int], output: int) -> int:
+    """What an answer of this length makes some of the others set aside more."""
+    raises = pool.raises(bound_tokens(quote, output))
+    return sum(nano for hold_id, nano in raises.items() if hold_id in ids)
 
 
 def _most(quote: Quote, room: int, least: int, *, written: bool) -> int | None:
@@ -184,13 +247,13 @@ def _most(quote: Quote, room: int, least: int, *, written: bool) -> int | None:
 # ── refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _no_credit(caller: Caller, claim: Claim) -> Refusal:
+def _no_credit(caller: Caller, bill: _Bill, floor_nano: int) -> Refusal:
     """Wait, where the room is only taken by other requests in flight; pay, where it isn't there at all."""
-    if caller.held_nano and clamped_output(claim.quote, claim.price, caller.balance_nano) is not None:
+    if bill.longest_alone(caller.balance_nano) is not None:
         return _held("the remaining credit is held by other requests in flight")
     have = f" of {dollars(caller.balance_nano - caller.held_nano)}" if caller.account_kind == "user" else ""
     return Refusal(
-        f"the remaining credit{have} doesn't carry this request, which may cost {dollars(claim.quote.floor_nano)} "
+        f"the remaining credit{have} doesn't carry this request, which may cost {dollars(floor_nano)} "
         "even with a short answer: ask your admin for credits",
         code="insufficient_credits",
         headers=NO_RETRY,

@@ -22,10 +22,11 @@ import msgspec
 from ..clock import day_of
 from ..errors import Refusal
 from ..money import dollars
+from ..overage import charged
 from ..plans import NONE, Plan, Policy
 from ..pricing import amount
 from ..types import METERS, Billing, CostSource, Meters, Source, Status
-from . import events, keys, limits, prices, workers
+from . import events, keys, limits, overage, prices, workers
 from .admission import Claim, Grant, admit
 from .db import Row, Tx
 from .keys import Caller
@@ -93,7 +94,8 @@ def decide(tx: Tx, claim: Claim, policy: Policy = NONE) -> Grant:
     """
     caller = keys.authenticate(tx, claim.key_hash)
     plan = _plan_of(caller, policy)
-    return admit(claim, caller, plan, limits.standings(tx, caller, plan, policy, claim.names), tx.now_ms)
+    standings = limits.standings(tx, caller, plan, policy, claim.names)
+    return admit(claim, caller, plan, standings, tx.now_ms, overage.pool_of(tx, caller, plan, claim.names))
 
 
 def _plan_of(caller: Caller, policy: Policy) -> Plan | None:
@@ -113,6 +115,7 @@ def place(tx: Tx, claim: Claim, policy: Policy = NONE) -> Hold:
     grant = decide(tx, claim, policy)
     caller = grant.caller
     plain = set(claim.names) == {claim.model, f"{claim.upstream}/{claim.upstream_model}"}
+    pool = grant.pool
     row: dict[str, Any] = {
         "request_id": claim.request_id,
         "worker_id": claim.worker_id,
@@ -139,10 +142,17 @@ def place(tx: Tx, claim: Claim, policy: Policy = NONE) -> Hold:
         "tags": _tags(caller.tags, claim.tags),
         "day": day_of(tx.now_ms, tx.zone),
         "placed_ms": tx.now_ms,
+        "quota_tokens": pool.terms.quota if pool else None,
+        "quota_glob": pool.terms.glob if pool else None,
+        "overage_nano": pool.terms.nano if pool else None,
+        "bound_tokens": grant.bound_tokens if pool else None,
+        "overage_held_nano": pool.own(grant.bound_tokens) if pool else 0,
     }
     cursor = tx.execute(_INSERT_HOLD, list(row.values()))
     tx.execute("UPDATE accounts SET held_nano = held_nano + ? WHERE id = ?", (grant.amount_nano, caller.account_id))
     limits.hold(tx, grant.standings, row)
+    if pool is not None:
+        overage.raise_others(tx, pool, grant.bound_tokens)
     if tx.now_ms - caller.last_used_ms >= LAST_USED_EVERY_MS:
         tx.execute("UPDATE keys SET last_used_ms = ? WHERE id = ?", (tx.now_ms, caller.key_id))
     assert cursor.lastrowid is not None
@@ -153,6 +163,7 @@ _HOLD_COLUMNS = (
     *("request_id", "worker_id", "account_id", "user_id", "team_id", "key_id", "plan", "model", "upstream"),
     *("upstream_model", "format", "endpoint", "streamed", "amount_nano", "bounded", "input_estimate", "input_hold"),
     *("output_hold", "names", "cost_price_id", "charge_price_id", "cost_source", "tags", "day", "placed_ms"),
+    *("quota_tokens", "quota_glob", "overage_nano", "bound_tokens", "overage_held_nano"),
 )
 _INSERT_HOLD = f"INSERT INTO holds ({', '.join(_HOLD_COLUMNS)}) VALUES ({', '.join('?' for _ in _HOLD_COLUMNS)})"
 
@@ -194,7 +205,8 @@ def _tell_low(tx: Tx, kind: str, row: dict[str, Any], threshold: int, balance: i
 
 _CARRIED = (
     *("id", "request_id", "account_id", "user_id", "team_id", "key_id", "plan", "model", "format", "endpoint"),
-    *("streamed", "day", "time_ms", "hold_nano", "bounded", "names", "tags"),
+    *("streamed", "day", "time_ms", "hold_nano", "bounded", "names", "tags", "quota_tokens", "quota_glob"),
+    "overage_nano",
 )
 """What a usage row takes over from its hold, or from the row that it corrects."""
 
@@ -218,15 +230,28 @@ def _withdraw(tx: Tx, usage_id: int) -> dict[str, Any]:
 _COLUMNS = (
     *(name for name in _CARRIED if name != "tags"),
     *("upstream", "upstream_model", "status", "source", "http_status", *METERS, "cost_nano", "charge_nano"),
-    *("wasted_nano", "cost_source", "cost_price_id", "charge_price_id", "overrun", "duration_ms", "ttft_ms"),
+    *(
+        "quota_used",
+        "wasted_nano",
+        "cost_source",
+        "cost_price_id",
+        "charge_price_id",
+        "overrun",
+        "duration_ms",
+        "ttft_ms",
+    ),
 )
 _INSERT_USAGE = f"INSERT INTO usage ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' for _ in _COLUMNS)})"
 
 
 def _write(tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome, policy: Policy) -> Settled:
     cost, cost_source = _cost(outcome)
-    charge = amount(outcome.meters, outcome.charge.price) if outcome.charge else cost
+    terms = overage.terms_of(row)
+    used = overage.used_before(tx, row, terms) if terms else 0
+    own = outcome.charge.price if outcome.charge else None
+    charge = charged(outcome.meters, cost, outcome.cost.price, own, terms, used)
     row |= {
+        "quota_used": used if terms else None,
         "upstream": outcome.upstream,
         "upstream_model": outcome.upstream_model,
         "status": outcome.status,

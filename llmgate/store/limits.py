@@ -63,6 +63,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     held: int
     fresh: bool
     """Its counter says just this, and of this window."""
+    soft: bool = False
+    """It says how many tokens a plan includes: past it they are charged, not refused."""
 
     @property
     def amount(self) -> int:
@@ -91,7 +93,8 @@ def standings(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy, names: 
         return []
     counters = {(_subject(row), _slot(row)): row for row in _counters(tx, {subject for _, subject, _ in wanted})}
     return [
-        _standing(tx, limit, subject, source, counters.get((subject, limit.slot))) for limit, subject, source in wanted
+        _standing(tx, limit, subject, source, counters.get((subject, limit.slot)), plan)
+        for limit, subject, source in wanted
     ]
 
 
@@ -114,7 +117,7 @@ def _source(limit: Limit, plan: Plan | None) -> str:
     return "plan" if plan and limit in plan.limits else "default"
 
 
-def _standing(tx: Tx, limit: Limit, subject: Subject, source: str, counter: Row | None) -> Standing:
+def _standing(tx: Tx, limit: Limit, subject: Subject, source: str, counter: Row | None, plan: Plan | None) -> Standing:
     window = span(limit.window, tx.now_ms, tx.zone)
     fresh = counter is not None and (counter["start_ms"], counter["end_ms"]) == window
     if counter is not None and fresh:
@@ -122,7 +125,16 @@ def _standing(tx: Tx, limit: Limit, subject: Subject, source: str, counter: Row 
         fresh = counter["amount"] == limit.amount
     else:
         used, held = _used(tx, limit, subject, window), _held(tx, limit, subject, window)
-    return Standing(limit=limit, subject=subject, source=source, span=window, used=used, held=held, fresh=fresh)
+    return Standing(
+        limit=limit,
+        subject=subject,
+        source=source,
+        span=window,
+        used=used,
+        held=held,
+        fresh=fresh,
+        soft=plan is not None and source in ("user", "plan") and plan.includes_tokens(limit),
+    )
 
 
 # ── the counters move ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -187,6 +199,20 @@ def _touched(tx: Tx, row: dict[str, Any], at_ms: int) -> Iterator[tuple[Row, Lim
             yield counter, limit
 
 
+def hold_more(tx: Tx, row: dict[str, Any], nano: int) -> None:
+    """A hold of this row sets aside so much more of the budgets that it touches."""
+    for counter, limit in _touched(tx, row, row["placed_ms"]):
+        if limit.unit is Unit.USD:
+            tx.execute("UPDATE counters SET held = held + ? WHERE id = ?", (nano, counter["id"]))
+
+
+def budgets(tx: Tx, row: dict[str, Any]) -> Iterator[tuple[int, int]]:
+    """The limits in USD that a hold of this row touches: the id of each counter, and what it still carries."""
+    for counter, limit in _touched(tx, row, row["placed_ms"]):
+        if limit.unit is Unit.USD:
+            yield counter["id"], counter["amount"] - counter["used"] - counter["held"]
+
+
 # ── what the facts say ────────────────────────────────────────────────────────────────────────────────────────────────
 
 COLUMNS = {"key": "key_id", "user": "user_id", "team": "team_id"}
@@ -224,6 +250,28 @@ def _held(tx: Tx, limit: Limit, subject: Subject, window: Span) -> int:
     """What requests in flight hold of a limit."""
     rows = _rows(tx, "holds", "placed_ms", limit, subject, window)
     return sum(_amounts(row).of(limit.unit) for row in rows)
+
+
+def used_now(tx: Tx, subject: Subject, limit: Limit, at_ms: int) -> int:
+    """What settled requests have used of a limit in the window that an instant falls into."""
+    window = span(limit.window, at_ms, tx.zone)
+    for counter in _counters(tx, [subject]):
+        if _slot(counter) == limit.slot and (counter["start_ms"], counter["end_ms"]) == window:
+            used: int = counter["used"]
+            return used
+    return _used(tx, limit, subject, window)
+
+
+def same_window(tx: Tx, limit: Limit, row: Row) -> bool:
+    """Whether a hold was placed in the window of a limit that holds now."""
+    days = _days(tx, limit, span(limit.window, tx.now_ms, tx.zone))
+    assert days is not None
+    return bool(days[0] <= row["day"] <= days[1])
+
+
+def own(tx: Tx, subject: Subject, slot: tuple[Unit, Window, str]) -> Limit | None:
+    """The limit of a slot that an admin hung on somebody."""
+    return next((limit for row in _of_subjects(tx, "limits", [subject]) if (limit := limit_of(row)).slot == slot), None)
 
 
 def _days(tx: Tx, limit: Limit, window: Span) -> tuple[str, str] | None:
@@ -401,7 +449,7 @@ def listing(tx: Tx, policy: Policy, target: str | None = None) -> list[Listed]:
             plan = policy.plans.get(plan_name) if plan_name else None
             counters = {_slot(row): row for row in _counters(tx, [subject])}
             for limit, source in _on_subject(tx, subject, plan, policy):
-                standing = _standing(tx, limit, subject, source, counters.get(limit.slot))
+                standing = _standing(tx, limit, subject, source, counters.get(limit.slot), plan)
                 found.append(Listed(target=name, standing=standing))
     return found
 

@@ -289,7 +289,9 @@ ALTER TABLE holds ADD COLUMN quota_tokens INTEGER;
 ALTER TABLE holds ADD COLUMN quota_glob TEXT;
 ALTER TABLE holds ADD COLUMN overage_nano INTEGER; -- nano-USD per token
 ALTER TABLE holds ADD COLUMN bound_tokens INTEGER; -- the most that the request may use of them
+ALTER TABLE holds ADD COLUMN overage_held_nano INTEGER NOT NULL DEFAULT 0; -- the part of amount_nano that is for them
 ALTER TABLE usage ADD COLUMN quota_tokens INTEGER;
+ALTER TABLE usage ADD COLUMN quota_glob TEXT;
 ALTER TABLE usage ADD COLUMN quota_used INTEGER;   -- how many were used before this request was settled
 ALTER TABLE usage ADD COLUMN overage_nano INTEGER;
 

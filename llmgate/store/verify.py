@@ -13,9 +13,10 @@ import msgspec
 
 from .. import pricing
 from ..money import dollars
+from ..overage import charged
 from ..pricing import Price, amount
 from ..types import METERS, Meters
-from . import ledger, limits
+from . import ledger, limits, overage
 from .db import Row, Tx
 from .holds import ROLLUP_KEY, ROLLUP_SUMS
 
@@ -90,10 +91,9 @@ def _usage(tx: Tx, counts: Counts) -> Iterator[Finding]:
         cost, charge = row["cost_nano"], row["charge_nano"]
         if cost_price and row["cost_source"] != "upstream":
             cost = amount(meters, cost_price)
-        if row["charge_price_id"] is None:
-            charge = cost
-        elif charge_price:
-            charge = amount(meters, charge_price)
+        if cost_price and (charge_price or row["charge_price_id"] is None):
+            used = row["quota_used"] or 0
+            charge = charged(meters, cost, cost_price, charge_price, overage.terms_of(row), used)
         if row["cost_nano"] != cost:
             yield Finding("cost", subject, dollars(row["cost_nano"]), dollars(cost), derived=False)
         if row["charge_nano"] != charge:
