@@ -54,6 +54,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     low_balance: tuple[int, ...] = ()
     """Balances of prepaid accounts, in nano-USD, that are worth telling when they are fallen below."""
 
+    @property
+    def billing(self) -> dict[str, Billing]:
+        """The billing that plans give, by the plan's name."""
+        return {name: plan.billing for name, plan in self.plans.items() if plan.billing}
+
 
 NONE = Policy(plans={}, limits=(), alert_at=())
 

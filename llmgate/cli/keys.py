@@ -22,7 +22,7 @@ from .credits import became_prepaid
 from .grammar import noun, verb
 from .options import NoteOption, require_changes, retagged, tags, words
 from .output import listing, result, single
-from .plans import PlanOption, check_plan
+from .plans import PlanOption, check_plan, plan_billing
 from .session import Format, confirm, note, session, uninterrupted
 
 app = noun("keys", "Keys: who may send requests, and which.")
@@ -184,17 +184,18 @@ def add(
     billing = Billing(config_of(ctx).defaults.billing)
     with open_store(ctx) as db, uninterrupted():
         with db.write() as tx:
-            done = _issue(tx, db, wish, billing)
+            done = _issue(tx, db, wish, billing, plan_billing(ctx))
         _hand_over(ctx, db, done)
 
 
-def _issue(tx: Tx, db: Database, wish: Wish, billing: Billing) -> Done:
+def _issue(tx: Tx, db: Database, wish: Wish, billing: Billing, of_plans: dict[str, Billing]) -> Done:
     """The user, the key and the credits, all or nothing."""
     added = accounts.find_user(tx, wish.user) is None
     if added:
         accounts.add_user(tx, wish.user, default_billing=billing)
     if wish.plan is not None:
         accounts.set_user(tx, wish.user, {"plan": wish.plan})
+        accounts.follow_plans(tx, of_plans)
     issued = keys.add(
         tx,
         wish.user,

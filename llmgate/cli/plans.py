@@ -11,7 +11,8 @@ import typer
 from ..errors import Refusal
 from ..plans import Plan, policy_of
 from ..store import accounts
-from .columns import Column, Kind, Row
+from ..types import Billing
+from .columns import Column, Kind, Row, Show
 from .context import config_of, open_store
 from .grammar import noun, verb
 from .output import listing, single
@@ -26,7 +27,9 @@ app = noun("plans", "Plans: named bundles of limits.")
 COLUMNS = (
     Column("plan", Kind.WORD),
     Column("price_usd", Kind.MONEY),
+    Column("billing", Kind.WORD, Show.USED),
     Column("limits", Kind.LIST),
+    Column("overage_usd", Kind.MONEY, Show.USED),
     Column("models", Kind.LIST),
     Column("users", Kind.NUMBER),
 )
@@ -39,6 +42,11 @@ def check_plan(ctx: typer.Context, plan: str | None) -> None:
         raise no_plan(plan, plans)
 
 
+def plan_billing(ctx: typer.Context) -> dict[str, Billing]:
+    """The billing that plans give to accounts that have none of their own."""
+    return policy_of(config_of(ctx)).billing
+
+
 def no_plan(plan: str, plans: Iterable[str]) -> Refusal:
     near = nearest(plan, plans)
     hint = f"did you mean {near}?" if near else "`llmgate plans` lists them"
@@ -49,6 +57,8 @@ def _row(plan: Plan, users: int) -> Row:
     return {
         "plan": plan.name,
         "price_usd": plan.price_nano,
+        "billing": plan.billing,
+        "overage_usd": plan.overage_nano,
         "limits": [str(limit) for limit in plan.limits],
         "models": list(plan.models),
         "users": users,

@@ -15,7 +15,7 @@ from .context import config_of, open_store
 from .grammar import noun, verb
 from .options import require_changes
 from .output import listing, result, single
-from .plans import PlanOption, check_plan
+from .plans import PlanOption, check_plan, plan_billing
 from .users import BillingOption
 
 app = noun("teams", "Teams: users who share an account.")
@@ -99,6 +99,7 @@ def add(ctx: typer.Context, team: TeamName, plan: PlanOption = None, billing: Bi
     with open_store(ctx) as db:
         with db.write() as tx:
             accounts.add_team(tx, team, plan=plan or None, billing=billing, default_billing=default)
+            accounts.follow_plans(tx, plan_billing(ctx))
             row = _details(tx, team)
         said = f"made team {team}: `llmgate users set USER --team {team}` puts a user into it"
         result(ctx, COLUMNS, row, said, zone=db.zone)
@@ -113,5 +114,6 @@ def set_(ctx: typer.Context, team: TeamName, plan: PlanOption = None, billing: B
     with open_store(ctx) as db:
         with db.write() as tx:
             accounts.set_team(tx, team, changes)
+            accounts.follow_plans(tx, plan_billing(ctx))
             row = _details(tx, team)
         result(ctx, COLUMNS, row, f"changed team {team}", zone=db.zone)

@@ -15,7 +15,7 @@ from .context import config_of, open_store
 from .grammar import noun, verb
 from .options import require_changes
 from .output import listing, result, single
-from .plans import PlanOption, check_plan
+from .plans import PlanOption, check_plan, plan_billing
 
 app = noun("users", "Users: who keys belong to.")
 
@@ -122,7 +122,7 @@ def add(
     check_plan(ctx, plan)
     with open_store(ctx) as db:
         with db.write() as tx:
-            made = accounts.add_user(
+            accounts.add_user(
                 tx,
                 user,
                 team=team or None,
@@ -131,6 +131,8 @@ def add(
                 billing=billing,
                 default_billing=default,
             )
+            accounts.follow_plans(tx, plan_billing(ctx))
+            made = accounts.user_row(tx, user)
         said = f"made user {user}: `llmgate keys add {user}` issues a key"
         result(ctx, COLUMNS, row_of(made), said, zone=db.zone)
 
@@ -178,5 +180,7 @@ def enable(ctx: typer.Context, user: UserName) -> None:
 def _change(ctx: typer.Context, user: str, changes: dict[str, Any], said: str) -> None:
     with open_store(ctx) as db:
         with db.write() as tx:
-            row = row_of(accounts.set_user(tx, user, changes))
+            accounts.set_user(tx, user, changes)
+            accounts.follow_plans(tx, plan_billing(ctx))
+            row = row_of(accounts.user_row(tx, user))
         result(ctx, COLUMNS, row, said, zone=db.zone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import Refusal
@@ -159,6 +160,24 @@ def set_team(tx: Tx, name: str, changes: dict[str, Any]) -> Row:
 
 def set_billing(tx: Tx, account_id: int, billing: Billing, source: str) -> None:
     tx.execute("UPDATE accounts SET billing = ?, billing_source = ? WHERE id = ?", (billing, source, account_id))
+
+
+def follow_plans(tx: Tx, billing: Mapping[str, Billing]) -> None:
+    """Give the accounts of users and teams on a plan the billing that it says, unless it was set by hand or by credits.
+
+    `billing` is by the plan's name; a plan that says nothing isn't in it.
+    """
+    for plan, wanted in billing.items():
+        for table in ("users", "teams"):
+            for row in tx.execute(
+                f"SELECT o.name, a.id, a.billing FROM {table} o JOIN accounts a ON a.id = o.account_id "
+                "WHERE o.plan = ? AND a.billing_source = 'default' AND a.billing <> ?",
+                (plan, wanted),
+            ).fetchall():
+                set_billing(tx, row["id"], wanted, "default")
+                audit.record(
+                    tx, f"{table}.set", row["name"], before={"billing": row["billing"]}, after={"billing": wanted}
+                )
 
 
 def account_of(tx: Tx, target: str) -> tuple[int, str]:

@@ -28,6 +28,11 @@ limits = ["100000 tokens/month", "$0.5 total on gpt-4o*"]
 models = ["gpt-4o*", "sandbox/*"]
 
 [plans.pro]
+
+[plans.sold]
+limits = ["1000 tokens/month"]
+overage = 0.002
+billing = "prepaid"
 """
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:00\.000Z")
@@ -196,16 +201,35 @@ def test_plans(planned: Cli) -> None:
     starter = {
         "plan": "starter",
         "price_usd": "29",
+        "billing": None,
         "limits": ["100000 tokens/month", "$0.5 total on gpt-4o*"],
+        "overage_usd": None,
         "models": ["gpt-4o*", "sandbox/*"],
         "users": 2,
     }
-    pro = {"plan": "pro", "price_usd": "0", "limits": [], "models": [], "users": 1}
-    assert planned.data("plans") == planned.data("plans", "list") == [starter, pro]
+    pro = starter | {"plan": "pro", "price_usd": "0", "limits": [], "models": [], "users": 1}
+    sold = pro | {"plan": "sold", "billing": "prepaid", "limits": ["1000 tokens/month"], "overage_usd": "0.002"}
+    assert planned.data("plans") == planned.data("plans", "list") == [starter, pro, sold | {"users": 0}]
     assert planned.data("plans", "show", "starter") == starter
     assert "did you mean starter?" in planned("plans", "show", "start", code=1).err
     planned("users", "set", "bob", "--plan", "")
     assert planned.data("plans", "show", "starter")["users"] == 1
+
+
+def test_a_plan_says_the_billing_of_who_has_none_of_their_own(planned: Cli) -> None:
+    planned("users", "add", "new", "--plan", "sold")
+    planned("keys", "add", "keyed", "--plan", "sold")
+    planned("users", "add", "set")
+    planned("users", "set", "set", "--plan", "sold")
+    planned("users", "add", "hand", "--billing", "metered", "--plan", "sold")
+    planned("teams", "add", "ops", "--plan", "sold")
+    planned("teams", "add", "dev")
+    planned("teams", "set", "dev", "--plan", "sold")
+    told = {row["account"]: row["billing"] for row in planned.data("credits")}
+    assert told.pop("hand") == "metered"
+    assert told == dict.fromkeys(("keyed", "new", "set", "team:ops", "team:dev"), "prepaid")
+    done = [row for row in planned.data("audit") if row["after"] == {"billing": "prepaid"}]
+    assert sorted(row["target"] for row in done) == ["dev", "keyed", "new", "ops", "set"]
 
 
 def test_without_plans(cli: Cli) -> None:

@@ -32,7 +32,10 @@ HELD = -(-5 * ESTIMATED_INPUT // 4) + 4
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     config = {
         "upstreams": {"sandbox": {}},
-        "plans": {"small": {"limits": ["2 requests/hour"], "models": ["sandbox/echo"]}},
+        "plans": {
+            "small": {"limits": ["2 requests/hour"], "models": ["sandbox/echo"]},
+            "sold": {"limits": ["100 tokens/month"], "overage": 0.001, "billing": "prepaid"},
+        },
         "accounting": {"alert_at": [80, 100]},
     }
     with Served(tmp_path_factory.mktemp("limits"), config) as served:
@@ -266,3 +269,33 @@ def test_what_the_holder_of_a_key_is_told(served: Served) -> None:
         assert served.client.get(served.url + path).status_code == 401
         error_of(served.client.post(served.url + path, headers=served.headers(bob)), 405, "method_not_allowed")
     assert parse_usd("0.49998") == served.balance(alice.name)
+
+
+def test_overage_is_charged_to_the_token_and_never_beyond_the_credit(served: Served) -> None:
+    """100 tokens are included, and $0.5 buys 500 more: whatever is sent at once, no more than 600 are used."""
+    person = served.person(credits="0.5")
+    with served.tx() as tx:
+        accounts.set_user(tx, person.name, {"plan": "sold"})
+    told = at_once(served, person, chat_body(model=MODEL, max_tokens=4))
+    assert set(told) <= {"served", "credits_held", "insufficient_credits"}
+    more, refused = until_refused(lambda: served.chat(person, model=MODEL, max_tokens=4), 20)
+    error_of(refused, 402, "insufficient_credits")
+    rows = served.settled(person, told["served"] + more)
+    used = 0
+    for row in sorted(rows, key=lambda row: row["quota_used"]):
+        past = max(0, used + SPENT - 100) - max(0, used - 100)
+        assert (row["quota_tokens"], row["quota_used"], row["charge_nano"]) == (100, used, past * 1_000_000)
+        used += SPENT
+    assert 100 < used <= 600
+    assert served.balance(person.name) == 500_000_000 - (used - 100) * 1_000_000
+    assert served.held(person) == 0
+
+
+def test_the_included_tokens_are_no_rate_limit(served: Served) -> None:
+    person = served.person(credits="1")
+    with served.tx() as tx:
+        accounts.set_user(tx, person.name, {"plan": "sold"})
+    answer = served.chat(person, model=MODEL, max_tokens=400)
+    assert answer.status_code == 200
+    assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
+    assert standing(served, person)["limit"] == "100 tokens/month"
