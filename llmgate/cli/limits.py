@@ -80,7 +80,7 @@ def set_(
     """
     with open_store(ctx) as db:
         with db.write() as tx:
-            found = limits.hang(tx, target, specs)
+            found = limits.hang(tx, target, specs, config_of(ctx).accounting.alert_at)
         for limit in found:
             note(f"{target}: {limit}")
 

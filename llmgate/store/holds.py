@@ -150,7 +150,7 @@ def place(tx: Tx, claim: Claim, policy: Policy = NONE) -> Hold:
     }
     cursor = tx.execute(_INSERT_HOLD, list(row.values()))
     tx.execute("UPDATE accounts SET held_nano = held_nano + ? WHERE id = ?", (grant.amount_nano, caller.account_id))
-    limits.hold(tx, grant.standings, row)
+    limits.hold(tx, grant.standings, row, policy.alert_at)
     if pool is not None:
         overage.raise_others(tx, pool, grant.bound_tokens)
     if tx.now_ms - caller.last_used_ms >= LAST_USED_EVERY_MS:
@@ -188,11 +188,22 @@ def settle(tx: Tx, hold_id: int, outcome: Outcome, policy: Policy = NONE) -> Set
     """Turn a hold into its usage row, and charge it. Settling again corrects the row that is there."""
     hold = tx.one("SELECT * FROM holds WHERE id = ?", hold_id)
     if hold is None:
-        return _write(tx, _withdraw(tx, hold_id), 0, outcome, policy)
+        return _correct(tx, hold_id, outcome, policy)
     tx.execute("DELETE FROM holds WHERE id = ?", (hold_id,))
     limits.release(tx, dict(hold))
     renamed = {"time_ms": "placed_ms", "hold_nano": "amount_nano"}
     return _write(tx, {name: hold[renamed.get(name, name)] for name in _CARRIED}, hold["amount_nano"], outcome, policy)
+
+
+def _correct(tx: Tx, usage_id: int, outcome: Outcome, policy: Policy) -> Settled:
+    """The owner of a hold was believed dead, and lives: what it says is the truth. Both are told."""
+    row, was = _withdraw(tx, usage_id)
+    settled = _write(tx, row, 0, outcome, policy)
+    before, now = (f"{status} at {dollars(nano)}" for status, nano in (was, (outcome.status, settled.charge_nano)))
+    about = f"usage {usage_id}: {before}, {now}"
+    message = f"request {row['request_id']} was booked as {before}, and is {now}: its process was believed dead"
+    events.record(tx, "corrected", ("user", str(row["user_id"])), about, message)
+    return settled
 
 
 def _tell_low(tx: Tx, kind: str, row: dict[str, Any], threshold: int, balance: int) -> None:
@@ -211,8 +222,10 @@ _CARRIED = (
 """What a usage row takes over from its hold, or from the row that it corrects."""
 
 
-def _withdraw(tx: Tx, usage_id: int) -> dict[str, Any]:
-    """Take an earlier outcome of the same hold back out of the balance and the roll-ups."""
+def _withdraw(tx: Tx, usage_id: int) -> tuple[dict[str, Any], tuple[str, int]]:
+    """Take an earlier outcome of the same hold back out of the balance and the roll-ups. Returns what a new row takes
+    over, and what the old one said: its status and its charge.
+    """
     row = tx.one("SELECT * FROM usage WHERE id = ?", usage_id)
     if row is None:
         raise AssertionError(f"hold {usage_id} was neither found nor ever settled")
@@ -224,7 +237,8 @@ def _withdraw(tx: Tx, usage_id: int) -> dict[str, Any]:
     tags = dict(tx.execute("DELETE FROM usage_tags WHERE usage_id = ? RETURNING name, value", (usage_id,)).fetchall())
     tx.execute("DELETE FROM attempts WHERE usage_id = ?", (usage_id,))
     tx.execute("DELETE FROM usage WHERE id = ?", (usage_id,))
-    return {name: row[name] for name in _CARRIED if name != "tags"} | {"tags": msgspec.json.encode(tags).decode()}
+    carried = {name: row[name] for name in _CARRIED if name != "tags"} | {"tags": msgspec.json.encode(tags).decode()}
+    return carried, (row["status"], row["charge_nano"])
 
 
 _COLUMNS = (
@@ -346,7 +360,7 @@ class Recovered(msgspec.Struct, frozen=True):
         return f"{self.holds} request{'' if self.holds == 1 else 's'}, charged {dollars(self.charge_nano)}"
 
 
-def recover(tx: Tx, database: Path, interrupted: str) -> Recovered:
+def recover(tx: Tx, database: Path, interrupted: str, policy: Policy = NONE) -> Recovered:
     """Resolve the holds whose owner died: one usage row each, marked `interrupted`.
 
     `interrupted` is what they are charged: their "input" estimate, never more than they held, or "none".
@@ -354,7 +368,7 @@ def recover(tx: Tx, database: Path, interrupted: str) -> Recovered:
     total = count = 0
     for worker in workers.dead(tx, database):
         for hold in tx.execute("SELECT * FROM holds WHERE worker_id = ?", (worker,)).fetchall():
-            total += settle(tx, hold["id"], _cut_off(tx, hold, interrupted)).charge_nano
+            total += settle(tx, hold["id"], _cut_off(tx, hold, interrupted), policy).charge_nano
             count += 1
     return Recovered(count, total)
 

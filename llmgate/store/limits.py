@@ -140,7 +140,7 @@ def _standing(tx: Tx, limit: Limit, subject: Subject, source: str, counter: Row 
 # ── the counters move ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def hold(tx: Tx, found: Iterable[Standing], row: dict[str, Any]) -> None:
+def hold(tx: Tx, found: Iterable[Standing], row: dict[str, Any], alert_at: Sequence[int] = ()) -> None:
     """A hold of this row is placed. Counters that are new, or whose window has changed, begin by what the facts say."""
     for standing in found:
         if standing.fresh:
@@ -158,6 +158,7 @@ def hold(tx: Tx, found: Iterable[Standing], row: dict[str, Any]) -> None:
                 *(*standing.span, standing.used, standing.held),
             ),
         )
+        _alert_passed(tx, standing, alert_at)
     _move_held(tx, row, 1)
 
 
@@ -174,13 +175,20 @@ def book(tx: Tx, row: dict[str, Any], sign: int, alert_at: Sequence[int] = ()) -
         tx.execute("UPDATE counters SET used = used + ? WHERE id = ?", (amount, counter["id"]))
         for percent in alert_at:
             if 100 * counter["used"] < percent * counter["amount"] <= 100 * (counter["used"] + amount):
-                _alert(tx, counter, limit, percent)
+                _alert(tx, _subject(counter), limit, Span(counter["start_ms"], counter["end_ms"]), percent)
 
 
-def _alert(tx: Tx, counter: Row, limit: Limit, percent: int) -> None:
-    until = "" if limit.window is Window.TOTAL else f" until {rfc3339(counter['end_ms'])}"
-    about = f"{percent}% {limit.unit}/{limit.window} {limit.glob} {counter['start_ms']}"
-    events.record(tx, "limit", _subject(counter), about, f"{percent} % of the limit {limit} is used{until}")
+def _alert(tx: Tx, subject: Subject, limit: Limit, window: Span, percent: int) -> None:
+    until = "" if limit.window is Window.TOTAL else f" until {rfc3339(window.end_ms)}"
+    about = f"{percent}% {limit.unit}/{limit.window} {limit.glob} {window.start_ms}"
+    events.record(tx, "limit", subject, about, f"{percent} % of the limit {limit} is used{until}")
+
+
+def _alert_passed(tx: Tx, standing: Standing, alert_at: Sequence[int]) -> None:
+    """A limit that is new, or another: no settlement crosses the thresholds that are behind it already."""
+    for percent in alert_at:
+        if 100 * standing.used >= percent * standing.amount > 0:
+            _alert(tx, standing.subject, standing.limit, standing.span, percent)
 
 
 def _move_held(tx: Tx, row: dict[str, Any], sign: int) -> None:
@@ -368,8 +376,10 @@ def subject_of(tx: Tx, target: str) -> tuple[Subject, str]:
     return ("user", str(accounts.user_row(tx, name)["id"])), name
 
 
-def hang(tx: Tx, target: str, texts: Iterable[str]) -> list[Limit]:
-    """Set limits on a target; one of a slot that has one already replaces it. Raises UsageError, Refusal."""
+def hang(tx: Tx, target: str, texts: Iterable[str], alert_at: Sequence[int] = ()) -> list[Limit]:
+    """Set limits on a target; one of a slot that has one already replaces it. Percentages `alert_at` that are past
+    already are told. Raises UsageError, Refusal.
+    """
     subject, name = subject_of(tx, target)
     found = [parse(text) for text in texts]
     for limit in found:
@@ -382,6 +392,9 @@ def hang(tx: Tx, target: str, texts: Iterable[str]) -> list[Limit]:
             (*subject, *limit.slot, limit.amount, tx.now_ms),
         )
         _forget(tx, subject, limit)
+    for limit in {limit.slot: limit for limit in found}.values():
+        if limit.amount is not None:
+            _alert_passed(tx, _standing(tx, limit, subject, subject[0], None, None), alert_at)
     audit.record(tx, "limits.set", name, after={"limits": [str(limit) for limit in found]})
     return found
 

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from llmgate.errors import Refusal, StorageError
 from llmgate.pricing import FREE, UNITS, Price, amount
 from llmgate.quoting import amount_at
-from llmgate.store import accounts, holds, keys
+from llmgate.store import accounts, events, holds, keys
 from llmgate.store.admission import Claim
 from llmgate.store.holds import LAST_USED_EVERY_MS, Attempt, Hold
 from llmgate.types import Billing, CostSource, Meters, Source, Status
@@ -441,6 +441,19 @@ def test_settling_again_corrects_the_row(book: Book) -> None:
     assert book.rows("SELECT name, value FROM usage_tags") == [{"name": "job", "value": "1"}]
     assert [row["upstream"] for row in book.rows("SELECT * FROM rollups")] == ["azure"], "nothing is left of openai"
     assert book.findings() == []
+
+
+def test_both_truths_are_told(book: Book) -> None:
+    hold = book.place(book.user("alice", credits=1000), request_id="req_1")
+    book.crash()
+    book.recover()
+    book.settle(hold, Meters(input=30, output=30, calls=1))
+    (event,) = events.since(book.tx, 0)
+    assert (event["kind"], event["target"]) == ("corrected", "alice")
+    assert event["message"] == (
+        "request req_1 was booked as interrupted at $0.00000004, and is ok at $0.00000009: "
+        "its process was believed dead"
+    )
 
 
 def test_releasing_what_was_believed_dead_takes_its_row_away(book: Book) -> None:

@@ -67,7 +67,7 @@ class Clocked:
 
     def hang(self, target: str, *texts: str) -> None:
         with self.book.write(self.now_ms) as tx:
-            limits.hang(tx, target, texts)
+            limits.hang(tx, target, texts, self.policy.alert_at)
 
     def remove(self, target: str, text: str | None) -> None:
         with self.book.write(self.now_ms) as tx:
@@ -111,7 +111,7 @@ class Clocked:
         return {f"{one.source}: {one.limit}" for one in self.standings(key, names or None)}
 
     def events(self) -> list[str]:
-        return [row["message"] for row in events.since(self.tx, 0)]
+        return [row["message"] for row in events.since(self.tx, 0) if row["kind"] != "corrected"]
 
 
 @pytest.fixture
@@ -827,6 +827,30 @@ def test_two_processes_tell_a_threshold_once(book: Book) -> None:
     with book.write() as tx:
         assert events.record(tx, "limit", ("user", "1"), "it", "told") is False
     other.book.close()
+
+
+def told(clocked: Clocked) -> list[str]:
+    return [text.partition(" is used")[0] for text in clocked.events()]
+
+
+def test_a_limit_that_is_past_its_thresholds_when_it_is_set_tells_them(book: Book) -> None:
+    clocked, alice = Clocked(book, policy_of(alert_at=(50, 100))), book.user("alice")
+    clocked.use(alice, 3)
+    clocked.hang("alice", "5 requests/day", "10 requests/day", "3 requests/month")
+    assert told(clocked) == [
+        "50 % of the limit 3 requests/month",
+        "100 % of the limit 3 requests/month",
+    ], "of one slot the last is the limit, and 3 of 10 is no threshold"
+
+
+def test_so_does_one_of_a_plan_that_has_changed_at_the_next_request(book: Book) -> None:
+    clocked, alice = Clocked(book, policy_of(alert_at=(50, 100))), book.user("alice")
+    clocked.use(alice, 3)
+    clocked.policy = policy_of("5 requests/day", alert_at=(50, 100))
+    clocked.place(alice)
+    assert told(clocked) == ["50 % of the limit 5 requests/day"]
+    clocked.use(alice)
+    assert told(clocked) == ["50 % of the limit 5 requests/day"]
 
 
 @pytest.mark.parametrize("change", ["raise", "remove", "lift"])
