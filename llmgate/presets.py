@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-Format = Literal["openai"]
+Format = Literal["openai", "anthropic", "gemini"]
 OnDisconnect = Literal["cancel", "drain"]
 
 MAX_COMPLETION = "max_completion_tokens"
@@ -24,7 +24,8 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     """One known upstream."""
 
     name: str
-    format: Format = "openai"
+    formats: tuple[Format, ...] = ("openai",)
+    """The dialects that it speaks, under the same base URL."""
     base_url: str | None = None
     """None: nobody but the admin knows it."""
     auth: str = "bearer"
@@ -51,8 +52,6 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     or doesn't obey any other. (`/completions` has `max_tokens` and `/responses` `max_output_tokens` everywhere.)"""
     output_write: str = MAX_TOKENS
     """The one to write where the request has none of them."""
-    count_fields: tuple[str, ...] = ("n", "best_of")
-    """The fields that multiply the output, in the order of precedence. The largest of them bounds it in any case."""
     deployments: bool = False
     """Whether paths in `DEPLOYMENT_PATHS` carry the model: `/deployments/{model}/chat/completions`."""
 
@@ -70,6 +69,8 @@ DEPLOYMENT_PATHS = frozenset(
     }
 )
 """Azure's older API has a deployment in these paths only; its v1 API (`…/openai/v1`) has none."""
+
+OPENAI_AND_ANTHROPIC: tuple[Format, ...] = ("openai", "anthropic")
 
 _SANDBOX_COST = MappingProxyType({"input": Decimal(1), "output": Decimal(2)})
 
@@ -97,7 +98,27 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 deployments=True,
             ),
             Preset(
+                name="anthropic",
+                formats=("anthropic",),
+                base_url="https://api.anthropic.com/v1",
+                auth="header:x-api-key",
+                secret_env=("ANTHROPIC_API_KEY",),
+                base_url_env="ANTHROPIC_BASE_URL",
+                catalogue="anthropic",
+            ),
+            Preset(
+                name="gemini",
+                formats=("gemini",),
+                base_url="https://generativelanguage.googleapis.com",
+                auth="header:x-goog-api-key",
+                secret_env=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+                base_url_env="GOOGLE_GEMINI_BASE_URL",
+                catalogue="google",
+                on_disconnect="drain",
+            ),
+            Preset(
                 name="openrouter",
+                formats=OPENAI_AND_ANTHROPIC,
                 base_url="https://openrouter.ai/api/v1",
                 secret_env=("OPENROUTER_API_KEY",),
                 catalogue="openrouter",
@@ -115,7 +136,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 catalogue="groq",
                 on_disconnect="drain",
                 output_write=MAX_COMPLETION,
-                count_fields=("n",),
             ),
             Preset(
                 name="mistral",
@@ -125,7 +145,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 ask_usage=False,  # refuses stream_options with a 422, and sends its usage without being asked
                 on_disconnect="drain",
                 output_fields=(MAX_TOKENS,),  # refuses max_completion_tokens
-                count_fields=("n",),
             ),
             Preset(
                 name="deepseek",
@@ -160,22 +179,23 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             ),
             Preset(
                 name="llamacpp",  # no base_url: its default port is 9931, and was 8080
+                formats=OPENAI_AND_ANTHROPIC,
                 auth="none",
                 output_fields=("n_predict", MAX_COMPLETION, MAX_TOKENS),
-                count_fields=("n_cmpl", "n"),
             ),
             Preset(
                 name="ollama",
+                formats=OPENAI_AND_ANTHROPIC,
                 base_url="http://127.0.0.1:11434/v1",
                 auth="none",
                 output_fields=(MAX_TOKENS,),  # takes max_completion_tokens and n, and ignores them
-                count_fields=(),
             ),
             Preset(
                 name="vllm",  # no base_url: its default port is llmgate's own
+                formats=OPENAI_AND_ANTHROPIC,
                 auth="none",
             ),
-            Preset(name="sandbox", auth="none", cost=_SANDBOX_COST),
+            Preset(name="sandbox", formats=OPENAI_AND_ANTHROPIC, auth="none", cost=_SANDBOX_COST),
         )
     }
 )
@@ -184,6 +204,5 @@ UNKNOWN = Preset(
     name="",
     auth="none",
     output_fields=("n_predict", MAX_COMPLETION, MAX_TOKENS),
-    count_fields=("n_cmpl", "n", "best_of"),
 )
 """What is assumed of an upstream without a preset: a server of one's own that obeys whatever any of them does."""

@@ -113,7 +113,7 @@ def _places(
     name, slash, rest = model.partition("/")
     if slash and rest and name in upstreams:
         return [_Place(upstreams[name], rest)]
-    speaking = [upstream for upstream in upstreams.values() if upstream.format == format]
+    speaking = [upstream for upstream in upstreams.values() if format in upstream.formats]
     # The catalogue is large: it stays unread as long as nobody here is priced by it.
     provider = catalogue.provider_of(model) if any(upstream.catalogue for upstream in speaking) else None
     if provider:

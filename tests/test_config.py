@@ -177,7 +177,7 @@ REFUSED = [
     ('upstreams.openai.base_url = "https://h/a b"', f"upstreams.openai.base_url must be {URL} (there is a blank or a special character in it)"),
     ('upstreams.openai.auth = "basic"', f'upstreams.openai.auth must be {AUTH}, not "basic"'),
     ('upstreams.openai.auth = "header:"', f'upstreams.openai.auth must be {AUTH}, not "header:"'),
-    ('upstreams.openai.format = "opnai"', 'upstreams.openai.format must be "openai", not "opnai" (did you mean openai?)'),
+    ('upstreams.openai.format = "opnai"', 'upstreams.openai.format must be "openai" or "anthropic" or "gemini", not "opnai" (did you mean openai?)'),
     ('upstreams.openai.on_disconnect = "stop"', 'upstreams.openai.on_disconnect must be "cancel" or "drain", not "stop"'),
     ('upstreams.openai.headers.X = "a\\nb"', "upstreams.openai.headers.X must be a text that an HTTP header can carry"),
     ('upstreams.x.preset = "opnai"', f'upstreams.x.preset must be one of: {PRESET_NAMES}, not "opnai" (did you mean openai?)'),
@@ -390,13 +390,19 @@ def test_secrets_compare() -> None:
 # ── upstreams, complete ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("base", ["https://a.test", "https://a.test/", "https://a.test/v1", "https://a.test/v1/"])
+def test_exactly_one_version_stands_in_an_address_of_anthropic(base: str) -> None:
+    ready = upstream(f'[upstreams.anthropic]\nbase_url = "{base}"', {"ANTHROPIC_API_KEY": "sk"}, "anthropic")
+    assert ready.base_url == "https://a.test/v1"
+
+
 def test_an_upstream_takes_what_its_preset_says() -> None:
     ready = upstream("", {"OPENROUTER_API_KEY": "sk"}, "openrouter")
     preset = PRESETS["openrouter"]
     assert ready.base_url == preset.base_url
-    for field in ("format", "ask_usage", "on_disconnect", "catalogue", "cost_reported", "cost"):
+    for field in ("formats", "ask_usage", "on_disconnect", "catalogue", "cost_reported", "cost"):
         assert getattr(ready, field) == getattr(preset, field)
-    for field in ("output_fields", "output_write", "count_fields", "deployments"):
+    for field in ("output_fields", "output_write", "deployments"):
         assert getattr(ready, field) == getattr(preset, field)
     assert (ready.name, ready.preset, ready.price) == ("openrouter", "openrouter", None)
 
@@ -719,7 +725,7 @@ def test_default_toml_is_a_config(name: str) -> None:
     assert (config.timezone, config.database) == ("Europe/Berlin", "llmgate.db")
     assert parse(conf.default_toml()).timezone is None
     env = {"AZURE_OPENAI_ENDPOINT": "https://a/"} | dict.fromkeys(PRESETS[name].secret_env, "k")
-    assert resolve(config, env).upstreams[name].base_url.endswith("/v1") or name == "sandbox"
+    assert resolve(config, env).upstreams[name].base_url.endswith("/v1") or name in ("gemini", "sandbox")
 
 
 def test_default_toml_refuses_what_it_does_not_know() -> None:

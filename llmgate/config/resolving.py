@@ -26,7 +26,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     preset: str | None
-    format: Format
+    formats: tuple[Format, ...]
     base_url: str
     """Without a trailing slash; empty for the sandbox, which is inside this process."""
     auth: AuthKind
@@ -45,7 +45,6 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     cost_reported: bool
     output_fields: tuple[str, ...]
     output_write: str
-    count_fields: tuple[str, ...]
     deployments: bool
 
     def __repr__(self) -> str:
@@ -78,11 +77,14 @@ def resolve(config: Config, env: Mapping[str, str]) -> Resolved:
 def _complete(name: str, table: UpstreamTable) -> Upstream:
     preset = preset_of(name, table)
     kind, auth_name = _auth(table, preset)
+    formats = (table.format,) if table.format else preset.formats
     base_url = re.sub(r"(?<!:)/{2,}", "/", table.base_url or preset.base_url or "").rstrip("/")
+    if formats == ("anthropic",) and not base_url.endswith("/v1"):
+        base_url += "/v1"  # its own SDK takes the address without
     return Upstream(
         name=name,
         preset=preset.name or None,
-        format=table.format or preset.format,
+        formats=formats,
         base_url=base_url,
         auth=kind,
         auth_name=auth_name,
@@ -98,7 +100,6 @@ def _complete(name: str, table: UpstreamTable) -> Upstream:
         cost_reported=preset.cost_reported,
         output_fields=preset.output_fields,
         output_write=preset.output_write,
-        count_fields=preset.count_fields,
         deployments=preset.deployments and not base_url.endswith("/v1"),
     )
 

@@ -264,7 +264,7 @@ class Gateway:
             names=resolved.target.names,
             upstream=first.route.upstream.name,
             upstream_model=first.route.model,
-            format=first.route.upstream.format,
+            format=exchange.endpoint.dialect.name,
             endpoint=exchange.endpoint.name,
             streamed=ask.stream,
             quote=quoting.quote(ask, price, input_tokens, resolved.target.max_output),
