@@ -392,7 +392,7 @@ def test_secrets_compare() -> None:
 
 @pytest.mark.parametrize("base", ["https://a.test", "https://a.test/", "https://a.test/v1", "https://a.test/v1/"])
 def test_exactly_one_version_stands_in_an_address_of_anthropic(base: str) -> None:
-    ready = upstream(f'[upstreams.anthropic]\nbase_url = "{base}"', {"ANTHROPIC_API_KEY": "sk"}, "anthropic")
+    ready = upstream(f'base_url = "{base}"', {"ANTHROPIC_API_KEY": "sk"}, "anthropic")
     assert ready.base_url == "https://a.test/v1"
 
 
