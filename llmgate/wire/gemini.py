@@ -435,14 +435,14 @@ def _convert(found: dict[str, Any]) -> _Answer:
 class _Listener:
     """What is remembered between the pieces of an answer, besides what every format hears."""
 
-    __slots__ = ("_images", "_maps", "_per_prompt", "_queries", "_sources")
+    __slots__ = ("_images", "_maps", "_model", "_queries", "_sources")
 
     def __init__(self) -> None:
         self._queries: set[tuple[str, str]] = set()
         self._sources = False
         self._maps = False
-        self._per_prompt = False
         self._images = 0
+        self._model = ""
 
     def take(self, heard: Heard, answer: _Answer) -> None:
         for candidate in answer.candidates or ():
@@ -456,7 +456,7 @@ class _Listener:
         if isinstance(answer.prompt_feedback, dict) and answer.prompt_feedback.get("blockReason"):
             heard.finished = True  # the prompt was refused: no candidate follows
         if isinstance(answer.model_version, str):
-            self._per_prompt = bool(_BILLED_PER_PROMPT.search(answer.model_version))
+            self._model = answer.model_version
         if (usage := _usage_of(answer)) is not None:
             heard.service_tier = usage.service_tier or heard.service_tier
             heard.reasoned = heard.reasoned or usage.meters.reasoning > 0
@@ -481,11 +481,11 @@ class _Listener:
         model that isn't named. Maps are billed beside that, once.
         """
         queries = max(len(self._queries), self._sources)
-        return (min(queries, 1) if self._per_prompt else queries) + self._maps
+        return (min(queries, 1) if _BILLED_PER_PROMPT.search(self._model) else queries) + self._maps
 
     def _add_pieces(self, heard: Heard) -> None:
         """No usage counts what is billed by the piece. It may come before the usage, after it, or without any."""
-        if not self._searches and not self._images:
+        if not (self._queries or self._sources or self._maps or self._images):
             return
         usage = heard.usage or Usage(meters=Meters(calls=1), input_missing=True, output_missing=True)
         meters = msgspec.structs.replace(usage.meters, searches=self._searches, images=self._images)
@@ -521,15 +521,21 @@ def _tier(usage: dict[str, Any]) -> str | None:
     return _TRAFFIC.get(str(usage.get("trafficType")))
 
 
-_HEARD = ("AUDIO",)
-_SEEN = ("IMAGE", "VIDEO", "DOCUMENT")
+_SEEN = frozenset({"IMAGE", "VIDEO", "DOCUMENT"})
 """A page of a document is an image; from Gemini 3 on it is counted as one."""
 
 
-def _modal(usage: dict[str, Any], kinds: tuple[str, ...], *names: str) -> int:
-    """The tokens of some modalities in a list of details."""
-    details = [detail for name in names for detail in _list(usage, name) if isinstance(detail, dict)]
-    return sum(_counted(detail, "tokenCount") or 0 for detail in details if detail.get("modality") in kinds)
+def _heard_and_seen(usage: dict[str, Any], name: str) -> tuple[int, int]:
+    """The tokens of sound and those of images in a list of details by modality."""
+    heard = seen = 0
+    for detail in _list(usage, name):
+        if isinstance(detail, dict):
+            modality = str(detail.get("modality"))
+            if modality == "AUDIO":
+                heard += _counted(detail, "tokenCount") or 0
+            elif modality in _SEEN:
+                seen += _counted(detail, "tokenCount") or 0
+    return heard, seen
 
 
 def read_usage(usage: dict[str, Any]) -> Usage | None:
@@ -545,7 +551,7 @@ def read_usage(usage: dict[str, Any]) -> Usage | None:
     if total is None and not any(count is not None for count in told):
         return None
     counts = [count or 0 for count in told]
-    if None in told and total is not None:
+    if total is not None and None in told:
         counts[told.index(None)] = max(total - sum(counts), 0)
     prompt, candidates, thoughts, tool = counts
     if None not in told[:2] and total is not None and 0 < thoughts <= candidates:
@@ -554,17 +560,14 @@ def read_usage(usage: dict[str, Any]) -> Usage | None:
             candidates -= thoughts
     (cached,) = _split(prompt, _counted(usage, "cachedContentTokenCount") or 0)
     # Cached sounds are in the details of the prompt and in those of the cache.
-    audio, image = (
-        max(
-            _modal(usage, kinds, "promptTokensDetails", "promptTokenDetails")
-            - _modal(usage, kinds, "cacheTokensDetails"),
-            0,
-        )
-        + _modal(usage, kinds, "toolUsePromptTokensDetails")
-        for kinds in (_HEARD, _SEEN)
+    of_prompt = _heard_and_seen(
+        usage, "promptTokensDetails" if "promptTokensDetails" in usage else "promptTokenDetails"
     )
+    of_cache = _heard_and_seen(usage, "cacheTokensDetails")
+    of_tool = _heard_and_seen(usage, "toolUsePromptTokensDetails")
+    audio, image = (max(of_prompt[i] - of_cache[i], 0) + of_tool[i] for i in (0, 1))
     audio, image = _split(prompt + tool - cached, audio, image)
-    (spoken,) = _split(candidates, _modal(usage, _HEARD, "candidatesTokensDetails"))
+    (spoken,) = _split(candidates, _heard_and_seen(usage, "candidatesTokensDetails")[0])
     return Usage(
         meters=Meters(
             input=prompt + tool - cached - audio - image,
