@@ -567,16 +567,17 @@ def read_usage(usage: dict[str, Any]) -> Usage | None:
     of_tool = _heard_and_seen(usage, "toolUsePromptTokensDetails")
     audio, image = (max(of_prompt[i] - of_cache[i], 0) + of_tool[i] for i in (0, 1))
     audio, image = _split(prompt + tool - cached, audio, image)
-    (spoken,) = _split(candidates, _heard_and_seen(usage, "candidatesTokensDetails")[0])
+    # No model both speaks and draws, so that what isn't text has one price.
+    (shown,) = _split(candidates, sum(_heard_and_seen(usage, "candidatesTokensDetails")))
     return Usage(
         meters=Meters(
             input=prompt + tool - cached - audio - image,
             cached_input=cached,
             audio_input=audio,
             image_input=image,
-            output=candidates - spoken,
+            output=candidates - shown,
             reasoning=thoughts,
-            audio_output=spoken,
+            audio_output=shown,
             calls=1,
         ),
         input_missing=told[0] is None and total is None,

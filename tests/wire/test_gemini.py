@@ -643,8 +643,8 @@ TABLE: dict[str, tuple[dict[str, Any], dict[str, int], int]] = {
             "candidatesTokenCount": 1300,
             "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 1290}],
         },
-        {"input": 10, "output": 1300},
-        13_010_000,
+        {"input": 10, "output": 10, "audio_output": 1290},
+        10_000 + 100_000 + 25_800_000,
     ),
 }
 
