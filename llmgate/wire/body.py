@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -42,8 +43,9 @@ def read(body: bytes, known: frozenset[str]) -> Fields:
         raise Refusal("the body is nested too deeply") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refusal(f"the body is not a JSON object: {error}") from error
+    folded = _folded(known)
     for name in fields:
-        if name not in known and (meant := name.casefold()) in known:  # as Go folds: a long s is an s
+        if name not in known and (meant := folded.get(name.casefold())):  # as Go folds: a long s is an s
             raise Refusal(f"the field {name!r} is written {meant!r}", param=meant)
     # A name can only come twice if its text is there twice, or if one is written with escapes.
     if (b"\\u" in body and _ESCAPED_NAME.search(body)) or any(
@@ -51,6 +53,11 @@ def read(body: bytes, known: frozenset[str]) -> Fields:
     ):
         _refuse_twins(body, known)
     return fields
+
+
+@lru_cache(maxsize=64)
+def _folded(known: frozenset[str]) -> dict[str, str]:
+    return {name.casefold(): name for name in known}
 
 
 def _refuse_twins(body: bytes, known: frozenset[str]) -> None:

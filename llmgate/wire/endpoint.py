@@ -59,3 +59,5 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer; None where it isn't what this format says."""
     stream: Callable[[bool], Stream]
     """A new listener for an answer that streams; True: what only came because llmgate asked for it is taken out."""
+    free: bool = False
+    """Nobody bills it: it takes no money and no tokens."""

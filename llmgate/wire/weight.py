@@ -5,6 +5,7 @@ The same for every format; which objects of a body are media, and what they may 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,12 +32,20 @@ class Medium(NamedTuple):
 class Weight:
     """What a prompt weighs: bytes of text, bound of media tokens, and whether it points at what it doesn't show."""
 
-    __slots__ = ("_medium", "_not_text", "hidden", "media", "text")
+    __slots__ = ("_as_written", "_medium", "_not_text", "hidden", "media", "text")
 
-    def __init__(self, medium: Callable[[dict[str, Any]], Medium | None], not_text: frozenset[str]) -> None:
-        """`medium` tells what an object is; `not_text` names fields that the model doesn't read, while `SHORT`."""
+    def __init__(
+        self,
+        medium: Callable[[dict[str, Any]], Medium | None],
+        not_text: frozenset[str],
+        as_written: frozenset[str] = frozenset(),
+    ) -> None:
+        """`medium` tells what an object is; `not_text` names fields that the model doesn't read, while `SHORT`;
+        `as_written` those whose value it reads as JSON, with the names and numbers in it.
+        """
         self._medium = medium
         self._not_text = not_text
+        self._as_written = as_written
         self.text = 0
         self.media = 0
         self.hidden = False
@@ -69,6 +78,9 @@ class Weight:
                 self.text += utf8_len(name)
             if medium is not None and name in medium.payload:
                 continue
+            if name in self._as_written:
+                self.text += _json_len(child)
+                continue
             short = not isinstance(child, list | dict) and not (isinstance(child, str) and len(child) > SHORT)
             if name not in self._not_text or not short:
                 stack.append(child)
@@ -76,3 +88,10 @@ class Weight:
 
 def utf8_len(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _json_len(value: Any) -> int:
+    try:
+        return utf8_len(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    except RecursionError as error:
+        raise Refusal("the body is nested too deeply") from error
