@@ -147,7 +147,7 @@ def _table(columns: Sequence[Column], rows: list[Row], zone: ZoneInfo | None, to
 
 def _belongs(column: Column, rows: list[Row]) -> bool:
     if column.show is Show.USED:
-        return any(not says_nothing(row[column.name]) for row in rows)
+        return any(row[column.name] != 0 and not says_nothing(row[column.name]) for row in rows)
     return column.show is Show.ALWAYS
 
 

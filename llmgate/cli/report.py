@@ -10,7 +10,7 @@ import typer
 from .. import clock
 from ..store import reports
 from ..store.db import Row as StoreRow
-from .columns import Column, Kind, Row
+from .columns import Column, Kind, Row, Show
 from .context import open_store
 from .grammar import alone, verb
 from .options import (
@@ -39,6 +39,7 @@ SUMS = (
     Column("cost_usd", Kind.MONEY),
     Column("charge_usd", Kind.MONEY),
     Column("errors", Kind.NUMBER),
+    Column("wasted_usd", Kind.MONEY, Show.USED),
 )
 
 
@@ -69,7 +70,8 @@ def report(
 ) -> None:
     """Sum up what was used and what it cost.
 
-    cost is what the upstreams bill, charge is what the accounts pay. Days are those of the time zone of the books, and
+    cost is what the upstreams bill, charge is what the accounts pay. wasted is what upstreams billed for tries that
+    failed: a cost on top, that nobody is charged. Days are those of the time zone of the books, and
     the first and the last one are counted whole.
     """
     groups = _groups(by)
@@ -110,6 +112,7 @@ def _row(groups: list[str], row: StoreRow) -> Row:
         "tokens": row["input_tokens"] + row["output_tokens"],
         "cost_usd": row["cost_nano"],
         "charge_usd": row["charge_nano"],
+        "wasted_usd": row["wasted_nano"],
     }
 
 

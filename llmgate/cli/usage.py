@@ -45,6 +45,7 @@ COLUMNS = (
     Column("reasoning_tokens", Kind.NUMBER, Show.USED, minor=3),
     Column("cost_usd", Kind.MONEY, minor=1),
     Column("charge_usd", Kind.MONEY),
+    Column("wasted_usd", Kind.MONEY, Show.USED, minor=1),
     Column("status", Kind.STATE),
     Column("source", Kind.WORD, Show.NEVER),
     Column("cost_source", Kind.WORD, Show.NEVER),
@@ -133,5 +134,6 @@ def _row(row: StoreRow) -> Row:
         "reasoning_tokens": meters.reasoning,
         "cost_usd": row["cost_nano"],
         "charge_usd": row["charge_nano"],
+        "wasted_usd": row["wasted_nano"],
         "tags": msgspec.json.decode(row["tags"]),
     }

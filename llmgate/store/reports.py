@@ -43,6 +43,7 @@ SUMS = {
     "cost_nano": "sum(r.cost_nano)",
     "charge_nano": "sum(r.charge_nano)",
     "errors": "sum(r.errors)",
+    "wasted_nano": "sum(r.wasted_nano)",
 }
 
 

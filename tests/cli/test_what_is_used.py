@@ -13,7 +13,10 @@ from llmgate.store.reports import GROUPS
 from . import books
 from .conftest import Cli, plain
 
-SUMS = ["requests", "input_tokens", "cached_tokens", "output_tokens", "tokens", "cost_usd", "charge_usd", "errors"]
+SUMS = [
+    *("requests", "input_tokens", "cached_tokens", "output_tokens", "tokens", "cost_usd", "charge_usd", "errors"),
+    "wasted_usd",
+]
 
 USAGE = [
     *("id", "time", "request_id", "user", "team", "key", "model", "upstream", "format", "input_tokens"),
@@ -35,6 +38,7 @@ def test_a_report_is_by_user_unless_said_otherwise(reader: Cli) -> None:
         "cost_usd": "0.006",
         "charge_usd": "0.006",
         "errors": 1,
+        "wasted_usd": "0",
     }
 
 

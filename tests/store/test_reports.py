@@ -113,6 +113,7 @@ def summed(requests: list[Request]) -> dict[str, int]:
         "cost_nano": sum(one.cost for one in requests),
         "charge_nano": sum(one.charge for one in requests),
         "errors": sum(one.error for one in requests),
+        "wasted_nano": 0,
     }
 
 
