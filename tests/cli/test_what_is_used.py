@@ -20,7 +20,8 @@ SUMS = [
 
 USAGE = [
     *("id", "time", "request_id", "user", "team", "key", "model", "upstream", "format", "input_tokens"),
-    *("cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "cost_usd", "charge_usd", "status"),
+    *("cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "cost_usd", "charge_usd"),
+    *("wasted_usd", "status"),
     *("source", "cost_source", "overrun", "http_status", "streamed", "duration_ms", "ttft_ms", "tags"),
 ]
 
