@@ -101,6 +101,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """A documented upper bound of the tokens of images and the like that came inside the body."""
     hidden_input: bool = False
     """The body points at input that it doesn't show: only the model's context window bounds it."""
+    rounds: int = 1
+    """How often the model may read hidden input: an upstream's own tools make it read all of it again."""
     output: bool = True
     """The model writes tokens for this request (an embedding doesn't)."""
     max_output: int | None = None

@@ -32,20 +32,23 @@ class Medium(NamedTuple):
 class Weight:
     """What a prompt weighs: bytes of text, bound of media tokens, and whether it points at what it doesn't show."""
 
-    __slots__ = ("_as_written", "_medium", "_not_text", "hidden", "media", "text")
+    __slots__ = ("_as_written", "_medium", "_nested", "_not_text", "hidden", "media", "text")
 
     def __init__(
         self,
         medium: Callable[[dict[str, Any]], Medium | None],
         not_text: frozenset[str],
         as_written: frozenset[str] = frozenset(),
+        nested: frozenset[str] | None = None,
     ) -> None:
         """`medium` tells what an object is; `not_text` names fields that the model doesn't read, while `SHORT`;
-        `as_written` those whose value it reads as JSON, with the names and numbers in it.
+        `as_written` those whose value it reads as JSON, with the names and numbers in it. `nested`, where given, names
+        the only ones below which media may stand: every other list or object is read as JSON.
         """
         self._medium = medium
         self._not_text = not_text
         self._as_written = as_written
+        self._nested = nested
         self.text = 0
         self.media = 0
         self.hidden = False
@@ -79,19 +82,34 @@ class Weight:
             if medium is not None and name in medium.payload:
                 continue
             if name in self._as_written:
-                self.text += _json_len(child)
+                self.text += written_bytes(child)
+                continue
+            if self._nested is not None and name not in self._nested and isinstance(child, list | dict):
+                written = written_bytes(child)
+                self.text += written if name not in self._not_text or written > SHORT else 0
                 continue
             short = not isinstance(child, list | dict) and not (isinstance(child, str) and len(child) > SHORT)
             if name not in self._not_text or not short:
                 stack.append(child)
 
 
+def written_bytes(value: Any) -> int:
+    """Bytes of a value as JSON without spaces, whatever its depth."""
+    total = 0
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            total += 2 + 2 * len(item) - bool(item)  # braces, colons, commas
+            stack.extend(item)
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            total += 2 + len(item) - bool(item)  # brackets, commas
+            stack.extend(item)
+        else:
+            total += utf8_len(json.dumps(item, ensure_ascii=False))
+    return total
+
+
 def utf8_len(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _json_len(value: Any) -> int:
-    try:
-        return utf8_len(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
-    except RecursionError as error:
-        raise Refusal("the body is nested too deeply") from error
