@@ -1,0 +1,72 @@
+"""One of several workers: `python -m llmgate.worker LINE LISTENER DATABASE`, as `parent` starts it.
+
+LINE and LISTENER are the numbers of inherited files. It serves as the only process of a daemon would, but it is the
+parent that tells it what to do: see `line`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+# Before anything else is imported: a terminal sends these to parent and workers alike, and the parent passes them on.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+import asyncio
+import logging
+import socket
+from functools import partial
+from pathlib import Path
+
+from . import line, server
+from .config import Resolved
+from .errors import LlmgateError
+from .line import Order
+from .server import Daemon
+
+log = logging.getLogger("llmgate.worker")
+
+
+def main(to_parent: socket.socket, listener: socket.socket, database: Path) -> int:
+    """Serve until the parent says so, or is gone. Returns the exit code."""
+
+    def say(message: object) -> None:
+        to_parent.sendall(line.pack(message))
+
+    try:
+        resolved = line.receive(to_parent)
+        server.serve(resolved, database, listener, obey=partial(_obey, to_parent), ready=say)
+    except LlmgateError as error:
+        say(error)
+        return error.exit_code
+    except (EOFError, BrokenPipeError):
+        return 0  # the parent has died meanwhile: there is nobody to serve for
+    return 0
+
+
+def _obey(to_parent: socket.socket, daemon: Daemon) -> None:
+    """Do what the parent says."""
+    loop = asyncio.get_running_loop()
+
+    def hear() -> None:
+        # The parent writes a message in one go, so the rest of it doesn't keep the loop waiting.
+        try:
+            message = line.receive(to_parent)
+        except EOFError:
+            log.warning("the parent of the workers is gone: stopping")
+            loop.remove_reader(to_parent)
+            message = Order.STOP
+        if isinstance(message, Resolved):
+            daemon.reload(message)
+        else:
+            daemon.stop(hurry=message is Order.HURRY)
+
+    loop.add_reader(to_parent, hear)
+    # A service manager may send it to parent and workers at once: here it never means to hurry.
+    loop.add_signal_handler(signal.SIGTERM, daemon.stop)
+
+
+if __name__ == "__main__":
+    of_line, of_listener, of_database = sys.argv[1:]
+    sys.exit(main(socket.socket(fileno=int(of_line)), socket.socket(fileno=int(of_listener)), Path(of_database)))
