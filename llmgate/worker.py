@@ -16,32 +16,45 @@ signal.signal(signal.SIGHUP, signal.SIG_IGN)
 import asyncio
 import logging
 import socket
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from . import line, server
 from .config import Resolved
-from .errors import LlmgateError
+from .errors import Failure, LlmgateError
 from .line import Order
 from .server import Daemon
+from .store.holds import Recovered
 
 log = logging.getLogger("llmgate.worker")
 
 
 def main(to_parent: socket.socket, listener: socket.socket, database: Path) -> int:
     """Serve until the parent says so, or is gone. Returns the exit code."""
+    begun = False
 
     def say(message: object) -> None:
-        to_parent.sendall(line.pack(message))
+        with suppress(BrokenPipeError):  # a parent that is dead is noticed elsewhere
+            to_parent.sendall(line.pack(message))
+
+    def ready(recovered: Recovered) -> None:
+        nonlocal begun
+        begun = True
+        say(recovered)
 
     try:
         resolved = line.receive(to_parent)
-        server.serve(resolved, database, listener, obey=partial(_obey, to_parent), ready=say)
-    except LlmgateError as error:
-        say(error)
+        server.serve(resolved, database, listener, obey=partial(_obey, to_parent), ready=ready)
+    except EOFError:
+        return 0  # the parent has died before it said anything: there is nobody to serve for
+    except (LlmgateError, OSError) as problem:
+        error = problem if isinstance(problem, LlmgateError) else Failure(str(problem))
+        if begun:
+            log.error("a worker has to end: %s", error.message)  # noqa: TRY400
+        else:
+            say(error)
         return error.exit_code
-    except (EOFError, BrokenPipeError):
-        return 0  # the parent has died meanwhile: there is nobody to serve for
     return 0
 
 
