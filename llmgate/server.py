@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,13 @@ def serve(
     database: Path,
     listener: socket.socket,
     *,
-    obey: Callable[[Daemon], None],
+    obey: Callable[[Daemon], Coroutine[Any, Any, None]],
     ready: Callable[[holds.Recovered], None],
 ) -> None:
     """Serve until it is told to stop.
 
-    `obey` is given the daemon, inside the running loop, and tells it when to stop or to reload (`by_signals`); `ready`
-    is told once requests are answered. Raises LlmgateError where it can't begin.
+    `obey` runs beside it and tells it when to stop or to reload (`by_signals`); `ready` is told once requests are
+    answered. Raises LlmgateError where it can't begin.
     """
     config = resolved.config
     logs.set_up(config.log)
@@ -89,7 +89,7 @@ class Daemon:
         log.info("the config was reloaded: %d upstreams", len(fresh.upstreams))
 
 
-def by_signals(daemon: Daemon, reload: Callable[[], Resolved]) -> None:
+async def by_signals(daemon: Daemon, reload: Callable[[], Resolved]) -> None:
     """SIGTERM and SIGINT stop it, a second one hurries; SIGHUP reads the config anew."""
     loop = asyncio.get_running_loop()
 
@@ -111,7 +111,7 @@ async def _run(
     store: Database,
     worker: Worker,
     listener: socket.socket,
-    obey: Callable[[Daemon], None],
+    obey: Callable[[Daemon], Coroutine[Any, Any, None]],
     ready: Callable[[], None],
 ) -> None:
     config = resolved.config
@@ -119,9 +119,9 @@ async def _run(
     store.never_wait()
     gateway = Gateway(config, resolved.upstreams, store, writer, worker.id)
     daemon = Daemon(gateway)
-    obey(daemon)
     sweeper = asyncio.create_task(gateway.sweep())
     recoverer = asyncio.create_task(_recover(gateway))
+    obeying = asyncio.create_task(obey(daemon))
     grace = asyncio.create_task(_grace(gateway, daemon, config.server.shutdown_grace))
 
     async def until_stopped() -> None:
@@ -139,7 +139,7 @@ async def _run(
             serving.result()
     finally:
         await gateway.close()
-        for task in (sweeper, recoverer, grace):
+        for task in (sweeper, recoverer, obeying, grace):
             task.cancel()
         await writer.close(patience_s=0)  # who waited for it has given up
         if not serving.done():

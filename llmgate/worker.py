@@ -58,26 +58,22 @@ def main(to_parent: socket.socket, listener: socket.socket, database: Path) -> i
     return 0
 
 
-def _obey(to_parent: socket.socket, daemon: Daemon) -> None:
-    """Do what the parent says."""
-    loop = asyncio.get_running_loop()
-
-    def hear() -> None:
-        # The parent writes a message in one go, so the rest of it doesn't keep the loop waiting.
+async def _obey(to_parent: socket.socket, daemon: Daemon) -> None:
+    """Do what the parent says, for as long as it lives."""
+    # A service manager may send it to parent and workers at once: here it never means to hurry.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.stop)
+    reader, _writer = await asyncio.open_connection(sock=to_parent.dup())
+    while True:
         try:
-            message = line.receive(to_parent)
+            message = await line.read(reader)
         except EOFError:
             log.warning("the parent of the workers is gone: stopping")
-            loop.remove_reader(to_parent)
-            message = Order.STOP
+            daemon.stop()
+            return
         if isinstance(message, Resolved):
             daemon.reload(message)
         else:
             daemon.stop(hurry=message is Order.HURRY)
-
-    loop.add_reader(to_parent, hear)
-    # A service manager may send it to parent and workers at once: here it never means to hurry.
-    loop.add_signal_handler(signal.SIGTERM, daemon.stop)
 
 
 if __name__ == "__main__":

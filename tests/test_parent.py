@@ -133,7 +133,7 @@ def test_the_command_line_has_the_last_word(tmp_path: Path) -> None:
         assert crew.living == [crew.process.pid]  # one worker has no parent
         crew.stop()
         crew.process = crew.spawn("--bind", "127.0.0.1:0", "--workers", "2")
-        crew.logged("listening on", 2)
+        wait_until(lambda: crew.log().count("listening on") == 2, 30)
         crew.living = crew.pids()
         assert len(crew.living) == 2
 
@@ -280,7 +280,7 @@ def test_a_signal_to_all_at_once_is_said_once(tmp_path: Path) -> None:
         with crew.streaming(alice) as stream, crew.streaming(alice) as other:
             pieces, others = stream.iter_raw(), other.iter_raw()
             got, got_by_other = next(pieces), next(others)
-            for number in (SIGTERM, SIGINT):
+            for number in (SIGINT, SIGTERM):
                 for pid in crew.living:
                     os.kill(pid, number)
             crew.signal(SIGTERM)
@@ -399,7 +399,8 @@ def test_a_worker_that_dies_while_all_stop(tmp_path: Path) -> None:
         alice = crew.person(credits="1")
         up.handler = answers(sse_answer(HELLO, HANG))
         with crew.streaming(alice) as stream:
-            next(stream.iter_raw())
+            pieces = stream.iter_raw()
+            next(pieces)
             (busy,) = crew.serving(alice)
             crew.signal(SIGTERM)
             crew.logged("stopping: ", 2)
