@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 from hypercorn.asyncio import serve
 
-from llmgate import server
+from llmgate import listening, server
 from llmgate.config import Server
 from llmgate.gateway.http import Receive, Scope, Send
 from llmgate.gateway.transport import Transport
@@ -66,7 +66,7 @@ async def _body(receive: Receive) -> bytes:
 
 
 async def main(base_url: str) -> None:
-    listener = server.listen("127.0.0.1:0")
+    listener = listening.listen("127.0.0.1:0")
     app: Any = Bare(base_url)  # hypercorn's types know its own messages only
 
     async def until_stopped() -> None:

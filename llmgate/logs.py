@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 
 from .clock import rfc3339
+from .config import Log
 from .errors import ConfigError
 
 
@@ -51,13 +53,18 @@ def check(file: Path) -> None:
         raise ConfigError(f"the log {file} can't be written ({error.strerror}): change [log] file") from error
 
 
-def set_up(level: str, style: str, file: Path | None) -> None:
-    """Send everything of llmgate's, and warnings of others, to stderr and to `file`, which may be rotated away."""
+def set_up(log: Log) -> None:
+    """Send everything of llmgate's, and warnings of others, to stderr and to a file, which may be rotated away.
+
+    Several processes may write to one file: it is opened for appending, and a line is one write.
+    """
+    named = log.file or os.environ.get("PROXY_LOG_PATH")
+    file = Path(named) if named else None
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if file is not None:
         check(file)
         handlers.append(WatchedFileHandler(file, encoding="utf-8"))
     for handler in handlers:
-        handler.setFormatter(FORMATS[style]())
+        handler.setFormatter(FORMATS[log.format]())
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
-    logging.getLogger("llmgate").setLevel(level.upper())
+    logging.getLogger("llmgate").setLevel(log.level.upper())

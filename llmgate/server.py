@@ -8,37 +8,29 @@ import logging
 import os
 import signal
 import socket
-import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import h2.events
-import hypercorn.protocol
 from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.protocol.h2 import H2Protocol
 
-from . import logs
-from .config import Resolved, Server, split_bind
-from .errors import ConfigError, LlmgateError
+from . import http2, logs
+from .config import Resolved, Server
+from .errors import LlmgateError
 from .gateway.app import App
 from .gateway.pipeline import Gateway
 from .gateway.writer import Writer
+from .listening import BACKLOG, check_tls
 from .store import holds, workers
 from .store.db import Database
 from .store.workers import Worker
 
 log = logging.getLogger("llmgate.server")
 
-BACKLOG = 2048
-
 KEEP_ALIVE_S = 75.0
 """Longer than clients' pools keep a connection, so that it is they who close it, not we under their next request."""
-
-UNREAD_S = 90
-"""The kernel gives up a connection whose client takes no byte for this long (Linux)."""
 
 RECOVER_EVERY_S = 30.0
 """How often a daemon looks for holds of other processes that died."""
@@ -47,52 +39,23 @@ LEAVE_S = 5.0
 """What connections get beyond the grace of their requests, to send the last bytes."""
 
 
-def listen(bind: str) -> socket.socket:
-    """A listening socket. Raises ConfigError where the address is taken or not ours."""
-    host, port = split_bind(bind)
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConfigError(f"can't listen on {bind}: {error.strerror or error}") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_S * 1000)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"can't listen on {bind}: {(error.strerror or str(error)).lower()}; choose another with --bind"
-        ) from error
-    return listener
-
-
-def address_of(listener: socket.socket, server: Server) -> str:
-    """The base address under which a listener is reached."""
-    host, port = listener.getsockname()[:2]
-    return f"{'https' if server.certfile else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
 def serve(
     resolved: Resolved,
     database: Path,
     listener: socket.socket,
     *,
-    reload: Callable[[], Resolved],
+    obey: Callable[[Daemon], Coroutine[Any, Any, None]],
     ready: Callable[[holds.Recovered], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT. A second one ends the streams that are still running at once.
+    """Serve until it is told to stop.
 
-    `reload` reads the config anew (SIGHUP); `ready` is told once requests are answered. Raises LlmgateError where it
-    can't begin.
+    `obey` runs beside it and tells it when to stop or to reload (`by_signals`); `ready` is told once requests are
+    answered. Raises LlmgateError where it can't begin.
     """
     config = resolved.config
-    log_file = config.log.file or os.environ.get("PROXY_LOG_PATH")
-    logs.set_up(config.log.level, config.log.format, Path(log_file) if log_file else None)
+    logs.set_up(config.log)
     check_tls(config.server)
+    http2.mend()
     with Database(database, actor="serve") as store, asyncio.Runner(loop_factory=loop_factory()) as runner:
         worker = Worker(database)
         try:
@@ -101,27 +64,46 @@ def serve(
                 recovered = holds.recover(tx, database, config.accounting.interrupted)
             if recovered.holds:
                 log.warning("booked as interrupted, because a crash had cut them off: %s", recovered)
-            runner.run(_run(resolved, store, worker, listener, reload, lambda: ready(recovered)))
+            runner.run(_run(resolved, store, worker, listener, obey, lambda: ready(recovered)))
         finally:
             listener.close()
             worker.close()
 
 
-class _Http2(H2Protocol):
-    """hypercorn's, less a crash: a body that still comes in after its answer was sent ended the connection, and with it
-    whatever else was served on it. Its `_handle_events` and `streams` are not public: 0.17 and 0.18 have them.
-    """
+class Daemon:
+    """What may be told to the process that serves."""
 
-    async def _handle_events(self, events: list[h2.events.Event]) -> None:
-        for event in events:
-            if isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
-                self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            else:
-                await super()._handle_events([event])
-        await self._flush()
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.stopping, self.hurried = asyncio.Event(), asyncio.Event()
+
+    def stop(self, *, hurry: bool = False) -> None:
+        """Let requests end, for `shutdown_grace` seconds at most; in a hurry, end them."""
+        if hurry:
+            self.hurried.set()
+        self.stopping.set()
+
+    def reload(self, fresh: Resolved) -> None:
+        """Serve by another config from the next request on. Where it listens stays as it was."""
+        self._gateway.reload(fresh.config, fresh.upstreams)
+        log.info("the config was reloaded: %d upstreams", len(fresh.upstreams))
 
 
-hypercorn.protocol.H2Protocol = _Http2  # type: ignore[attr-defined]
+async def by_signals(daemon: Daemon, reload: Callable[[], Resolved]) -> None:
+    """SIGTERM and SIGINT stop it, a second one hurries; SIGHUP reads the config anew."""
+    loop = asyncio.get_running_loop()
+
+    def again() -> None:
+        try:
+            fresh = reload()
+        except LlmgateError as error:
+            log.error("the config was not reloaded, the old one stays: %s", error.message)  # noqa: TRY400
+        else:
+            daemon.reload(fresh)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: daemon.stop(hurry=daemon.stopping.is_set()))
+    loop.add_signal_handler(signal.SIGHUP, again)
 
 
 async def _run(
@@ -129,26 +111,27 @@ async def _run(
     store: Database,
     worker: Worker,
     listener: socket.socket,
-    reload: Callable[[], Resolved],
+    obey: Callable[[Daemon], Coroutine[Any, Any, None]],
     ready: Callable[[], None],
 ) -> None:
     config = resolved.config
     writer = Writer(store.path, durable=config.accounting.durability == "full")
     store.never_wait()
     gateway = Gateway(config, resolved.upstreams, store, writer, worker.id)
-    stopping, hurried = asyncio.Event(), asyncio.Event()
-    _on_signals(gateway, stopping, hurried, reload)
+    daemon = Daemon(gateway)
     sweeper = asyncio.create_task(gateway.sweep())
     recoverer = asyncio.create_task(_recover(gateway))
-    grace = asyncio.create_task(_grace(gateway, stopping, hurried, config.server.shutdown_grace))
+    obeying = asyncio.create_task(obey(daemon))
+    grace = asyncio.create_task(_grace(gateway, daemon, config.server.shutdown_grace))
 
     async def until_stopped() -> None:
         ready()
-        await stopping.wait()
+        await daemon.stopping.wait()
 
     # hypercorn's types know its own messages only; ours are the dictionaries that ASGI defines.
     app: Any = App(gateway)
     settings = hypercorn_config(config.server, listener)
+    listener.close()  # hypercorn's copy is left, and closed as soon as it stops: whoever comes then is refused at once
     serving = asyncio.create_task(hypercorn_serve(app, settings, shutdown_trigger=until_stopped, mode="asgi"))
     try:
         await asyncio.wait({serving, grace}, return_when=asyncio.FIRST_COMPLETED)
@@ -156,7 +139,7 @@ async def _run(
             serving.result()
     finally:
         await gateway.close()
-        for task in (sweeper, recoverer, grace):
+        for task in (sweeper, recoverer, obeying, grace):
             task.cancel()
         await writer.close(patience_s=0)  # who waited for it has given up
         if not serving.done():
@@ -187,36 +170,12 @@ async def _cut_off() -> None:
         await asyncio.sleep(0.05)
 
 
-def _on_signals(
-    gateway: Gateway, stopping: asyncio.Event, hurried: asyncio.Event, reload: Callable[[], Resolved]
-) -> None:
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        if stopping.is_set():
-            hurried.set()
-        stopping.set()
-
-    def again() -> None:
-        try:
-            fresh = reload()
-        except LlmgateError as error:
-            log.error("the config was not reloaded, the old one stays: %s", error.message)  # noqa: TRY400
-        else:
-            gateway.reload(fresh.config, fresh.upstreams)
-            log.info("the config was reloaded: %d upstreams", len(fresh.upstreams))
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, again)
-
-
-async def _grace(gateway: Gateway, stopping: asyncio.Event, hurried: asyncio.Event, grace_s: float) -> None:
+async def _grace(gateway: Gateway, daemon: Daemon, grace_s: float) -> None:
     """Once stopping: let requests end, but not for ever. Returns when connections must not be waited for any more."""
-    await stopping.wait()
+    await daemon.stopping.wait()
     log.info("stopping: %d requests in flight", len(gateway.in_flight))
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(hurried.wait(), grace_s)
+        await asyncio.wait_for(daemon.hurried.wait(), grace_s)
     gateway.interrupt_all()
     await asyncio.sleep(LEAVE_S + 1)
 
@@ -237,20 +196,6 @@ def hypercorn_config(server: Server, listener: socket.socket) -> HypercornConfig
     config.include_server_header = False
     config.include_date_header = False
     return config
-
-
-def check_tls(server: Server) -> None:
-    """Raises ConfigError where the certificate or its key can't be used."""
-    if server.certfile is None:
-        return
-    try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(server.certfile, server.keyfile)
-    except FileNotFoundError as error:
-        missing = server.keyfile if Path(server.certfile).is_file() else server.certfile
-        raise ConfigError(f"[server] certfile or keyfile: there is no file {missing}") from error
-    except (OSError, ssl.SSLError) as error:
-        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-        raise ConfigError(f"[server] certfile {server.certfile} can't be used: {reason or error}") from error
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -107,7 +107,7 @@ def _unusable(ready: Config) -> Iterator[str]:
     """What `serve` would stumble over although it is written well: files that aren't there or can't be written."""
     checks: list[Callable[[], None]] = []
     if ready.server.certfile is not None:
-        from ..server import check_tls
+        from ..listening import check_tls
 
         checks.append(partial(check_tls, ready.server))
     if ready.log.file is not None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from .. import __version__
-from ..config import Resolved, load, resolve, split_bind
+from .. import __version__, listening
+from ..config import MOST_WORKERS, Resolved, load, resolve, split_bind
+from ..errors import UsageError
 from ..store import keys
 from ..store.holds import Recovered
 from .context import loaded, open_store, store_path
@@ -24,7 +26,7 @@ app = alone()
     "serve",
     examples="""
     llmgate serve
-    llmgate serve --bind 0.0.0.0:8000
+    llmgate serve --bind 0.0.0.0:8000 --workers 4
     llmgate serve --bind 127.0.0.1:0 --db /tmp/try.db
     """,
 )
@@ -36,22 +38,31 @@ def serve(
             "--bind", metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.", show_default=False
         ),
     ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            "--workers", metavar="N", help=f"How many processes serve, 1 to {MOST_WORKERS}.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Answer requests until it is told to stop (Ctrl-C or SIGTERM); SIGHUP reads the config again.
 
-    Requests in flight are let end, for [server] shutdown_grace seconds at most; what was served is charged in any case.
+    Requests in flight are let end, for [server] shutdown_grace seconds at most, or until it is told again; what was
+    served is charged in any case. SIGHUP changes nothing if the config has a mistake, and never bind and workers.
+
+    More than one worker share the port and the database, under a parent that serves nothing: signals go to it, a worker
+    that dies is started anew, and none outlives it.
     """
-    from .. import server
 
     def ready_config() -> Resolved:
         config, env = load(session(ctx).config_file)
-        return _bound(resolve(config, env), bind)
+        return _as_asked(resolve(config, env), bind, workers)
 
-    resolved = _bound(resolve(*loaded(ctx)), bind)
+    resolved = _as_asked(resolve(*loaded(ctx)), bind, workers)
     with open_store(ctx) as db, db.read() as tx:
         living = len(keys.list_keys(tx))
-    listener = server.listen(resolved.config.server.bind)
-    address = server.address_of(listener, resolved.config.server)
+    listener = listening.listen(resolved.config.server.bind)
+    address = listening.address_of(listener, resolved.config.server)
 
     def announce(recovered: Recovered) -> None:
         note(f"llmgate {__version__} listening on {address}")
@@ -64,15 +75,29 @@ def serve(
         if warning:
             note(f"  warning: {warning}")
 
-    server.serve(resolved, store_path(ctx), listener, reload=ready_config, ready=announce)
+    # Each imports what it needs: a parent is small.
+    if resolved.config.server.workers > 1:
+        from .. import parent
+
+        parent.serve(resolved, store_path(ctx), listener, reload=ready_config, ready=announce)
+    else:
+        from .. import server
+
+        obey = partial(server.by_signals, reload=ready_config)
+        server.serve(resolved, store_path(ctx), listener, obey=obey, ready=announce)
 
 
-def _bound(resolved: Resolved, bind: str | None) -> Resolved:
-    """The config with where to listen as the command line says."""
-    if bind is None:
-        return resolved
-    split_bind(bind)
-    server = msgspec.structs.replace(resolved.config.server, bind=bind)
+def _as_asked(resolved: Resolved, bind: str | None, workers: str | None) -> Resolved:
+    """The config with what the command line says instead. Raises UsageError."""
+    changes: dict[str, Any] = {}
+    if bind is not None:
+        split_bind(bind)
+        changes["bind"] = bind
+    if workers is not None:
+        if not workers.isdecimal() or not 1 <= int(workers) <= MOST_WORKERS:
+            raise UsageError(f"--workers must be a whole number from 1 to {MOST_WORKERS}, not {workers!r}")
+        changes["workers"] = int(workers)
+    server = msgspec.structs.replace(resolved.config.server, **changes)
     return resolved._replace(config=msgspec.structs.replace(resolved.config, server=server))
 
 

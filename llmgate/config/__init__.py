@@ -18,13 +18,14 @@ from .finding import Loaded, database_path, environment, find_config, load, spli
 from .paths import FILE_NAME
 from .reading import InvalidConfig, dotted, parse, read
 from .resolving import Resolved, Upstream, known_upstreams, resolve
-from .rules import PRICE_KEYS, Secret
+from .rules import MOST_WORKERS, PRICE_KEYS, Secret
 from .tables import Accounting, Config, Defaults, Log, ModelTable, Route, Server, Timeout, UpstreamTable
 from .variables import upstreams_from_environment
 from .writing import default_toml, to_toml
 
 __all__ = [
     "FILE_NAME",
+    "MOST_WORKERS",
     "PRICE_KEYS",
     "Accounting",
     "Config",

@@ -34,6 +34,10 @@ PRICE_KEYS = TOKEN_PRICES + UNIT_PRICES
 """USD per 1M tokens, then USD per unit."""
 
 
+MOST_WORKERS = 64
+"""More than that only wait for each other: all write to one SQLite file."""
+
+
 class Secret:
     """A text that no repr, log line or traceback shows."""
 
@@ -97,6 +101,12 @@ def _matching(pattern: str) -> Callable[[str], str]:
 
 def _count(number: int) -> int:
     if not 1 <= number <= 2**31:
+        raise ValueError
+    return number
+
+
+def _workers(number: int) -> int:
+    if not 1 <= number <= MOST_WORKERS:
         raise ValueError
     return number
 
@@ -223,6 +233,7 @@ SecretText = Annotated[Secret, Rule("a text, best a reference: ${NAME}", check=S
 Seconds = Annotated[float, Rule(_SECONDS, accept=(int, Decimal), check=_seconds)]
 Grace = Annotated[float, Rule("a number of seconds, at most a week", accept=(int, Decimal), check=_grace)]
 Count = Annotated[int, Rule("a whole number of at least 1", accept=(int,), check=_count)]
+Workers = Annotated[int, Rule(f"a whole number from 1 to {MOST_WORKERS}", accept=(int,), check=_workers)]
 Size = Annotated[int, Rule('a size such as "32MiB" or a number of bytes', accept=(int, str), check=_size, fixed=True)]
 Usd = Annotated[Decimal, Rule("USD: 0 or more, at most 9 decimals", accept=(int, Decimal), check=_usd)]
 Bind = Annotated[str, Rule('"host:port", such as "127.0.0.1:8000" or "[::1]:8000"', check=bind)]

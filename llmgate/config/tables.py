@@ -36,12 +36,14 @@ from .rules import (
     UpstreamModel,
     UpstreamName,
     Usd,
+    Workers,
     Zone,
 )
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     bind: Bind = "127.0.0.1:8000"
+    workers: Workers = 1
     max_body: Size = 32 * 2**20
     certfile: FilePath | None = None
     keyfile: FilePath | None = None
