@@ -31,6 +31,7 @@ from .config import Resolved
 from .errors import Failure, LlmgateError, StorageError
 from .line import Order
 from .listening import check_tls
+from .plans import policy_of
 from .store import holds
 from .store.db import Database
 from .store.holds import Recovered
@@ -188,9 +189,9 @@ class _Parent:
                 log.warning("booked as interrupted, because their worker died: %s", found)
 
     def _recover(self) -> Recovered:
-        interrupted = self._resolved.config.accounting.interrupted
+        policy = policy_of(self._resolved.config)
         with Database(self._database, actor="serve", create=False) as store, store.write() as tx:
-            return holds.recover(tx, self._database, interrupted)
+            return holds.recover(tx, self._database, policy)
 
     def _on_signals(self, reload: Callable[[], Resolved]) -> None:
         loop = asyncio.get_running_loop()

@@ -54,6 +54,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     low_balance: tuple[int, ...] = ()
     """Balances of prepaid accounts, in nano-USD, that are worth telling when they are fallen below."""
 
+    interrupted: str = "input"
+    """What a request is charged that a crash cut off: its "input" estimate, or "none"."""
+
     @property
     def billing(self) -> dict[str, Billing]:
         """The billing that plans give, by the plan's name."""
@@ -79,5 +82,6 @@ def policy_of(config: Config) -> Policy:
         },
         limits=tuple(parse(text) for text in config.defaults.limits),
         alert_at=config.accounting.alert_at,
+        interrupted=config.accounting.interrupted,
         low_balance=tuple(to_nano(usd) for usd in config.accounting.low_balance),
     )

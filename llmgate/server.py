@@ -23,7 +23,8 @@ from .gateway.app import App
 from .gateway.pipeline import Gateway
 from .gateway.writer import Writer
 from .listening import BACKLOG, check_tls
-from .store import holds, workers
+from .plans import policy_of
+from .store import accounts, holds, workers
 from .store.db import Database
 from .store.workers import Worker
 
@@ -53,6 +54,7 @@ def serve(
     answered. Raises LlmgateError where it can't begin.
     """
     config = resolved.config
+    policy = policy_of(config)
     logs.set_up(config.log)
     check_tls(config.server)
     http2.mend()
@@ -61,7 +63,8 @@ def serve(
         try:
             with store.write() as tx:
                 worker.register(tx)
-                recovered = holds.recover(tx, database, config.accounting.interrupted)
+                accounts.follow_plans(tx, policy.billing)
+                recovered = holds.recover(tx, database, policy)
             if recovered.holds:
                 log.warning("booked as interrupted, because a crash had cut them off: %s", recovered)
             runner.run(_run(resolved, store, worker, listener, obey, lambda: ready(recovered)))
@@ -152,8 +155,7 @@ async def _recover(gateway: Gateway) -> None:
     while True:
         await asyncio.sleep(RECOVER_EVERY_S)
         if gateway.look(lambda tx: workers.dead(tx, path)):
-            interrupted = gateway.config.accounting.interrupted
-            found = await gateway.writer.run(partial(holds.recover, database=path, interrupted=interrupted))
+            found = await gateway.writer.run(partial(holds.recover, database=path, policy=gateway.policy))
             log.warning("booked as interrupted, because their process died: %s", found)
 
 

@@ -253,7 +253,7 @@ class Book:
 
     def recover(self, interrupted: str = "input") -> Recovered:
         with self.write() as tx:
-            return holds.recover(tx, self.path, interrupted)
+            return holds.recover(tx, self.path, msgspec.structs.replace(POLICY, interrupted=interrupted))
 
     def reopen(self) -> None:
         self.db.close()

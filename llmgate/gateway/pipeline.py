@@ -38,7 +38,7 @@ from ..names import MODEL
 from ..plans import policy_of
 from ..pricing import Price, dearest
 from ..routing import Route
-from ..store import holds, keys, prices
+from ..store import accounts, holds, keys, prices
 from ..store.admission import Claim
 from ..store.db import Database, Tx, now_ms
 from ..store.holds import Hold, Settled
@@ -130,6 +130,8 @@ class Gateway:
         old = list(self._transports.values())
         self._configure(config, upstreams)
         self._spawn(self._retire(old, set(self.in_flight)))
+        billing = self.policy.billing
+        self._spawn(self.writer.run(lambda tx: accounts.follow_plans(tx, billing)))
 
     async def _retire(self, transports: list[httpx.AsyncBaseTransport], users: set[Exchange]) -> None:
         while users & self.in_flight:  # noqa: ASYNC110 - seldom, and not worth an event per request

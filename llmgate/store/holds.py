@@ -360,16 +360,14 @@ class Recovered(msgspec.Struct, frozen=True):
         return f"{self.holds} request{'' if self.holds == 1 else 's'}, charged {dollars(self.charge_nano)}"
 
 
-def recover(tx: Tx, database: Path, interrupted: str, policy: Policy = NONE) -> Recovered:
-    """Resolve the holds whose owner died: one usage row each, marked `interrupted`.
-
-    `interrupted` is what they are charged: their "input" estimate, never more than they held, or "none".
-    """
+def recover(tx: Tx, database: Path, policy: Policy = NONE) -> Recovered:
+    """Resolve the holds whose owner died: one usage row each, marked `interrupted`."""
     total = count = 0
     for worker in workers.dead(tx, database):
         for hold in tx.execute("SELECT * FROM holds WHERE worker_id = ?", (worker,)).fetchall():
-            total += settle(tx, hold["id"], _cut_off(tx, hold, interrupted), policy).charge_nano
+            total += settle(tx, hold["id"], _cut_off(tx, hold, policy.interrupted), policy).charge_nano
             count += 1
+    workers.forget(tx, database)
     return Recovered(count, total)
 
 

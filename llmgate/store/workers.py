@@ -52,6 +52,13 @@ def dead(tx: Tx, database: Path) -> list[str]:
     return [worker for worker in owners if not _alive(_folder(database) / worker)]
 
 
+def forget(tx: Tx, database: Path) -> None:
+    """Drop the rows of workers that live no more and hold nothing."""
+    for (worker,) in tx.execute("SELECT id FROM workers WHERE id NOT IN (SELECT worker_id FROM holds)").fetchall():
+        if not _alive(_folder(database) / worker):
+            tx.execute("DELETE FROM workers WHERE id = ?", (worker,))
+
+
 def living(database: Path) -> int:
     """How many workers serve this database now."""
     folder = _folder(database)

@@ -396,7 +396,7 @@ async def test_what_can_not_be_settled_before_the_end_is_booked_at_the_next_star
             await inside.stop(patience_s=0.3)
         assert inside.held(alice) == 1
     with inside.tx() as tx:
-        assert holds.recover(tx, inside.database, "input").holds == 1
+        assert holds.recover(tx, inside.database).holds == 1
     (row,) = inside.rows(alice)
     assert (row["status"], row["source"], row["charge_nano"]) == ("interrupted", "estimated", estimate(0))
 

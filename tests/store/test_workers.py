@@ -208,3 +208,13 @@ def test_probing_never_takes_the_lock_of_the_living(book: Book) -> None:
     """Nor does it lose it: closing a probe's file must not free the owner's lock, as it would with POSIX locks."""
     for _ in range(3):
         assert workers._alive(file_of(book, book.worker.id))
+
+
+def test_workers_that_hold_nothing_any_more_are_forgotten(book: Book) -> None:
+    hold = book.place(book.user("alice", credits=1_000))
+    book.crash()
+    book.crash()
+    assert book.value("SELECT count(*) FROM workers") == 3
+    book.recover()
+    assert [row["id"] for row in book.rows("SELECT id FROM workers")] == [book.worker.id]
+    assert book.value("SELECT status FROM usage WHERE id = ?", hold.id) == "interrupted"
