@@ -19,7 +19,8 @@ from . import body
 from .body import Fields
 from .endpoint import Dialect, Endpoint, Terms
 from .heard import Heard, SseStream
-from .openai import LONGEST_TAG, _count, _counted, _part, _split
+from .openai import LONGEST_TAG
+from .openai_usage import count, counted, part, split
 from .sse import Event
 from .weight import Medium, Weight, utf8_len, written_bytes
 
@@ -112,7 +113,7 @@ def _read_tools(tools: Any) -> _Tools:
     for tool in _objects(tools):
         kind = str(tool.get("type") or "custom")
         if _SEARCH.fullmatch(kind):
-            uses = _counted(tool, "max_uses")
+            uses = counted(tool, "max_uses")
             own, bounded = True, bounded and uses is not None
             searches += uses or 0
         elif _OWN.fullmatch(kind):
@@ -146,7 +147,7 @@ def read_ask(fields: Fields, _: str | None = None) -> Ask:
     if written:
         written += HARNESS_TOKENS
     thinking = _object(fields, "thinking")
-    budget = _count(thinking, "budget_tokens") if thinking.get("type") == "enabled" else 0
+    budget = count(thinking, "budget_tokens") if thinking.get("type") == "enabled" else 0
     return Ask(
         model=_model(fields),
         stream=bool(stream),
@@ -206,7 +207,7 @@ def _unquotable(fields: Fields, messages: Any, tools: _Tools) -> str | None:
 def _adds_tools(messages: Any) -> bool:
     """A message defines a tool in the middle of the conversation (beta): it isn't looked at as those in `tools` are."""
     blocks = [block for message in _objects(messages) for block in _objects(message.get("content"))]
-    added = [_part(block, "tool") for block in blocks if block.get("type") == "tool_addition"]
+    added = [part(block, "tool") for block in blocks if block.get("type") == "tool_addition"]
     return any(not str(tool.get("type")).endswith("_reference") for tool in added)
 
 
@@ -325,14 +326,14 @@ def read_usage(usage: dict[str, Any]) -> Usage | None:
     model used is added where the totals leave it out.
     """
     meters = _meters(usage)
-    input_missing = not meters.input_tokens and all(_counted(usage, name) is None for name in _INPUT)
-    output_missing = _counted(usage, _OUTPUT) is None
+    input_missing = not meters.input_tokens and all(counted(usage, name) is None for name in _INPUT)
+    output_missing = counted(usage, _OUTPUT) is None
     if input_missing and output_missing:
         return None
     meters = reduce(_sum, map(_meters, _beside(usage)), meters)
     return Usage(
         meters=msgspec.structs.replace(
-            meters, searches=_count(_part(usage, "server_tool_use"), "web_search_requests"), calls=1
+            meters, searches=count(part(usage, "server_tool_use"), "web_search_requests"), calls=1
         ),
         input_missing=input_missing,
         output_missing=output_missing,
@@ -346,16 +347,16 @@ def _meters(usage: dict[str, Any]) -> Meters:
     How long cache writes live is told once, at the start of a stream; how many there are is told again, and may have
     grown. What isn't told lives 5 minutes, unless all that is told lives an hour.
     """
-    split = _part(usage, "cache_creation")
-    short, long = _count(split, "ephemeral_5m_input_tokens"), _count(split, "ephemeral_1h_input_tokens")
-    written = max(_count(usage, "cache_creation_input_tokens"), short + long)
+    lives = part(usage, "cache_creation")
+    short, long = count(lives, "ephemeral_5m_input_tokens"), count(lives, "ephemeral_1h_input_tokens")
+    written = max(count(usage, "cache_creation_input_tokens"), short + long)
     if long and not short:
         long = written
-    output = _count(usage, _OUTPUT)
-    (thought,) = _split(output, _count(_part(usage, "output_tokens_details"), "thinking_tokens"))
+    output = count(usage, _OUTPUT)
+    (thought,) = split(output, count(part(usage, "output_tokens_details"), "thinking_tokens"))
     return Meters(
-        input=_count(usage, "input_tokens"),
-        cached_input=_count(usage, "cache_read_input_tokens"),
+        input=count(usage, "input_tokens"),
+        cached_input=count(usage, "cache_read_input_tokens"),
         cache_write=written - long,
         cache_write_1h=long,
         output=output - thought,

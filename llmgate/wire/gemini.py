@@ -25,7 +25,8 @@ from . import body
 from .body import Fields
 from .endpoint import Dialect, Endpoint, Terms
 from .heard import Heard, SseStream
-from .openai import LONGEST_TAG, MOST_TAGS, _counted, _split
+from .openai import LONGEST_TAG, MOST_TAGS
+from .openai_usage import counted, split
 from .sse import MAX_EVENT, Event
 from .weight import SHORT, Medium, Weight, utf8_len
 
@@ -499,7 +500,7 @@ def _usage_of(answer: _Answer) -> Usage | None:
     if isinstance(answer.usage_metadata, dict):
         return read_usage(answer.usage_metadata)
     embeddings = answer.embeddings or ([answer.embedding] if answer.embedding else [])
-    told = [_counted(one.statistics, "tokenCount") for one in embeddings if isinstance(one.statistics, dict)]
+    told = [counted(one.statistics, "tokenCount") for one in embeddings if isinstance(one.statistics, dict)]
     if not told or None in told or len(told) < len(embeddings):
         return None
     return Usage(meters=Meters(input=sum(filter(None, told)), calls=1))
@@ -532,9 +533,9 @@ def _heard_and_seen(usage: dict[str, Any], name: str) -> tuple[int, int]:
         if isinstance(detail, dict):
             modality = str(detail.get("modality"))
             if modality == "AUDIO":
-                heard += _counted(detail, "tokenCount") or 0
+                heard += counted(detail, "tokenCount") or 0
             elif modality in _SEEN:
-                seen += _counted(detail, "tokenCount") or 0
+                seen += counted(detail, "tokenCount") or 0
     return heard, seen
 
 
@@ -546,8 +547,8 @@ def read_usage(usage: dict[str, Any]) -> Usage | None:
     candidates: then it is their total that tells, by being short of exactly that.
     """
     names = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "toolUsePromptTokenCount")
-    told = [_counted(usage, name) for name in names]
-    total = _counted(usage, "totalTokenCount")
+    told = [counted(usage, name) for name in names]
+    total = counted(usage, "totalTokenCount")
     if total is None and not any(count is not None for count in told):
         return None
     counts = [count or 0 for count in told]
@@ -558,7 +559,7 @@ def read_usage(usage: dict[str, Any]) -> Usage | None:
         beside = total - prompt - candidates
         if beside in (0, tool) and beside not in (thoughts, thoughts + tool):
             candidates -= thoughts
-    (cached,) = _split(prompt, _counted(usage, "cachedContentTokenCount") or 0)
+    (cached,) = split(prompt, counted(usage, "cachedContentTokenCount") or 0)
     # Cached sounds are in the details of the prompt and in those of the cache.
     of_prompt = _heard_and_seen(
         usage, "promptTokensDetails" if "promptTokensDetails" in usage else "promptTokenDetails"
@@ -566,9 +567,9 @@ def read_usage(usage: dict[str, Any]) -> Usage | None:
     of_cache = _heard_and_seen(usage, "cacheTokensDetails")
     of_tool = _heard_and_seen(usage, "toolUsePromptTokensDetails")
     audio, image = (max(of_prompt[i] - of_cache[i], 0) + of_tool[i] for i in (0, 1))
-    audio, image = _split(prompt + tool - cached, audio, image)
+    audio, image = split(prompt + tool - cached, audio, image)
     # No model both speaks and draws, so that what isn't text has one price.
-    (shown,) = _split(candidates, sum(_heard_and_seen(usage, "candidatesTokensDetails")))
+    (shown,) = split(candidates, sum(_heard_and_seen(usage, "candidatesTokensDetails")))
     return Usage(
         meters=Meters(
             input=prompt + tool - cached - audio - image,

@@ -14,7 +14,8 @@ from llmgate.types import Ask, Meters, Usage
 from llmgate.wire import body, openai
 from llmgate.wire.endpoint import Terms
 from llmgate.wire.heard import Heard
-from llmgate.wire.openai import IMAGE_TOKENS, error_body, error_event, hear, prepare, read_usage
+from llmgate.wire.openai import IMAGE_TOKENS, error_body, error_event, hear, prepare
+from llmgate.wire.openai_usage import read_usage
 from tests.replay import sse
 
 # -- what a request asks for
