@@ -28,6 +28,7 @@ TOKEN_KEYS = {
     "output_mtok": "output",
     "output_reasoning_mtok": "reasoning",
     "output_audio_mtok": "audio_output",
+    "output_image_mtok": "audio_output",  # no model has both
 }
 """The list's USD per 1M tokens → our rates."""
 

@@ -158,21 +158,31 @@ class Dearest(msgspec.Struct, frozen=True):
     input: int
     output: int
     fixed: int
-    """What one request adds whatever its tokens: per request, and per search or image where it may cause any."""
+    """What one request adds whatever its tokens: per request, and for all the pieces that it may cause."""
 
 
 _INPUT = tuple(METERS.index(name) for name in ("input", "cached_input", "cache_write", "cache_write_1h"))
 _MEDIA = tuple(METERS.index(name) for name in ("audio_input", "image_input"))
 _OUTPUT = tuple(METERS.index(name) for name in ("output", "reasoning", "audio_output"))
-_SEARCHES, _CALLS = METERS.index("searches"), METERS.index("calls")
+_PIECES = tuple(METERS.index(name) for name in ("searches", "images", "milliseconds", "characters"))
+_CALLS = METERS.index("calls")
 
 
 @lru_cache(maxsize=4096)
-def dearest(prices: tuple[Price, ...], input_bound: int, media: bool, searches: int) -> Dearest:
-    """The dearest of every rate over all prices that a request may end up with.
+def dearest(
+    prices: tuple[Price, ...],
+    input_bound: int,
+    media: bool,
+    searches: int = 0,
+    images: int = 0,
+    milliseconds: int = 0,
+    characters: int = 0,
+) -> Dearest:
+    """The dearest of every rate over all prices that a request may end up with; the rest are bounds of its pieces.
 
     A request that stays under a tier's threshold can't meet that tier; one that may pass it is quoted at the dearer.
     """
+    pieces = (searches, images, milliseconds, characters)
     candidates = [
         _rates(price)
         for base in prices
@@ -182,7 +192,10 @@ def dearest(prices: tuple[Price, ...], input_bound: int, media: bool, searches: 
     return Dearest(
         input=max(table[i] for table in candidates for i in kinds),
         output=max(table[i] for table in candidates for i in _OUTPUT),
-        fixed=max(table[_CALLS] + searches * table[_SEARCHES] for table in candidates),
+        fixed=max(
+            table[_CALLS] + sum(most * table[i] for most, i in zip(pieces, _PIECES, strict=True))
+            for table in candidates
+        ),
     )
 
 

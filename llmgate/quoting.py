@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from .errors import Refusal
 from .money import ceil_div
-from .pricing import UNITS, Dearest
+from .pricing import UNITS, Dearest, Price, dearest
 from .types import Ask, Quote
 
 TEMPLATE_TOKENS = 16
@@ -33,8 +33,11 @@ UNKNOWN_CONTEXT = 1_000_000
 
 
 def input_estimate(ask: Ask) -> int:
-    """⌈bytes of text / 3⌉ + 4 per message, plus the media."""
-    return ceil_div(ask.text_bytes, 3) + 4 * ask.messages + ask.media_tokens
+    """⌈bytes of text / 3⌉ + 4 per message, plus the media: of sound that it brought along, as much as is likely."""
+    media = ask.media_tokens
+    if ask.milliseconds:
+        media = ceil_div(media * ask.likely_milliseconds, ask.milliseconds)
+    return ceil_div(ask.text_bytes, 3) + 4 * ask.messages + media
 
 
 def output_estimate(text_bytes: int) -> int:
@@ -47,6 +50,19 @@ def input_bound(ask: Ask, context_window: int | None) -> int:
         return (context_window or UNKNOWN_CONTEXT) * ask.rounds
     around = TEMPLATE_TOKENS * ask.messages + EMBEDDING_TOKENS * ask.inputs + PREAMBLE_TOKENS
     return ask.text_bytes + around + ask.media_tokens
+
+
+def rates_for(ask: Ask, prices: tuple[Price, ...], input_tokens: int) -> Dearest:
+    """The dearest rates that a request may meet, over all prices that it may end up with."""
+    return dearest(
+        prices,
+        input_tokens,
+        ask.media_tokens > 0 or ask.hidden_input,
+        ask.searches,
+        ask.images,
+        ask.milliseconds,
+        ask.characters,
+    )
 
 
 def amount_at(price: Dearest, input_tokens: int, output_tokens: int, choices: int) -> int:

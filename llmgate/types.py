@@ -25,6 +25,7 @@ class Meters(msgspec.Struct, frozen=True, omit_defaults=True):
     """Output tokens that are in neither of the next two."""
     reasoning: int = 0
     audio_output: int = 0
+    """Output tokens that are no text: sound or pictures. No model writes both, so that they share a price."""
     images: int = 0
     milliseconds: int = 0
     searches: int = 0
@@ -112,9 +113,19 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     choices: int = 1
     searches: int = 0
     """The most paid searches that the request may cause."""
+    images: int = 0
+    """The most pictures that it may be given."""
+    milliseconds: int = 0
+    """The most sound that it can have brought along, or may be given."""
+    likely_milliseconds: int = 0
+    """The same as an estimate."""
+    characters: int = 0
+    """Characters to be spoken."""
     service_tier: str | None = None
     reasons: bool = False
     """The request itself asks the model to reason: what it thinks is billed, and isn't in the text."""
+    background: bool = False
+    """The answer is to be fetched later: this call won't tell what was used."""
     unquotable: str | None = None
     """A field that may cost money in a way that no bound is known for: not for accounts whose money can run out."""
     tags: dict[str, str] = {}

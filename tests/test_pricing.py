@@ -262,6 +262,7 @@ def split(draw: st.DrawFn, total: int, parts: tuple[str, ...]) -> dict[str, int]
 TEXT_IN = ("input", "cached_input", "cache_write", "cache_write_1h")
 MEDIA_IN = ("audio_input", "image_input")
 OUT = ("output", "reasoning", "audio_output")
+PIECES = ("images", "milliseconds", "characters")
 
 
 @settings(max_examples=250, deadline=None)
@@ -272,13 +273,16 @@ def test_no_charge_within_the_bounds_exceeds_the_quote(
     """The no-overspend argument: whatever route and tier a request ends up with, and however its tokens are split."""
     input_bound = data.draw(st.integers(0, 4000), "input bound")
     output_bound, choices = data.draw(st.integers(0, 4000), "output bound"), data.draw(st.integers(1, 3), "choices")
+    pieces = {name: data.draw(st.integers(0, 10**7), name) for name in PIECES}
     meters = Meters(
         **data.draw(split(input_bound, (*TEXT_IN, *MEDIA_IN) if media else TEXT_IN)),
         **data.draw(split(output_bound * choices, OUT)),
         searches=data.draw(st.integers(0, searches)),
+        **{name: data.draw(st.integers(0, most)) for name, most in pieces.items()},
         calls=data.draw(st.integers(0, 1)),
     )
-    quoted = amount_at(dearest(tuple(prices), input_bound, media, searches), input_bound, output_bound, choices)
+    price_of_all = dearest(tuple(prices), input_bound, media, searches, **pieces)
+    quoted = amount_at(price_of_all, input_bound, output_bound, choices)
     for price in prices:
         assert amount(meters, price) <= quoted
 
@@ -311,6 +315,16 @@ def test_a_quote_takes_no_rate_that_cannot_be_met(price: Price, bound: int, medi
 def test_dearest(price: Price, bound: int, media: bool, searches: int, expected: tuple[int, int, int]) -> None:
     quoted = dearest((price,), bound, media, searches)
     assert (quoted.input, quoted.output, quoted.fixed) == expected
+
+
+def test_pieces_are_quoted_at_their_own_rates_and_the_dearest_price_of_all_of_them_counts() -> None:
+    """Of two prices the one that is dearer for this request: not the sum of the dearest of each."""
+    by_piece, by_call = Price(images=5, milliseconds=3, characters=2, calls=1), Price(calls=100, searches=50)
+    assert dearest((by_piece,), 10, False, 0, 4, 10, 1000).fixed == 4 * 5 + 10 * 3 + 1000 * 2 + 1
+    assert dearest((by_piece, by_call), 10, False, 3, 4, 10).fixed == 250
+    assert dearest((by_piece, by_call), 10, False).fixed == 100
+    tiered = Price(input=1, tiers=(Tier(above=5, price=Price(images=7)),))
+    assert [dearest((tiered,), bound, False, images=2).fixed for bound in (5, 6)] == [0, 14]
 
 
 def test_a_dearer_tier_may_be_the_lower_one() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmgate.errors import Refusal
-from llmgate.pricing import UNITS, Dearest
+from llmgate.pricing import UNITS, Dearest, Price
 from llmgate.quoting import (
     PREAMBLE_TOKENS,
     SMALLEST_CLAMP,
@@ -20,6 +20,7 @@ from llmgate.quoting import (
     output_estimate,
     positive,
     quote,
+    rates_for,
 )
 from llmgate.types import Ask, Quote
 
@@ -61,6 +62,12 @@ def test_the_input_is_estimated_at_a_third_of_its_bytes_and_four_per_message(
     assert input_estimate(ask(text_bytes, messages, media_tokens=media)) == tokens
 
 
+def test_sound_is_estimated_at_its_likely_length() -> None:
+    heard = Ask(model="m", text_bytes=3, media_tokens=2_000, milliseconds=100_000, likely_milliseconds=9_375)
+    assert input_estimate(heard) == 1 + 188
+    assert input_bound(heard, None) == 3 + 128 + 2_000
+
+
 @pytest.mark.parametrize(("text_bytes", "tokens"), [(0, 0), (1, 1), (2, 1), (3, 1), (4, 2), (3000, 1000), (3001, 1001)])
 def test_the_output_is_estimated_at_a_third_of_its_bytes(text_bytes: int, tokens: int) -> None:
     assert output_estimate(text_bytes) == tokens
@@ -74,6 +81,19 @@ def test_the_input_bound_is_a_token_per_byte_and_room_for_templates() -> None:
 @pytest.mark.parametrize(("window", "bound"), [(8000, 8000), (None, UNKNOWN_CONTEXT)])
 def test_hidden_input_is_bounded_by_the_context_window(window: int | None, bound: int) -> None:
     assert input_bound(ask(1000, 3, hidden_input=True), window) == bound
+
+
+def test_a_model_that_is_called_again_reads_all_again() -> None:
+    assert input_bound(Ask(model="m", text_bytes=1000, hidden_input=True, rounds=4), 8000) == 4 * 8000
+
+
+def test_everything_that_a_request_may_cause_has_its_rate() -> None:
+    price = Price(input=1, audio_input=9, output=2, calls=5, searches=10, images=100, milliseconds=7, characters=3)
+    plain = Ask(model="m")
+    assert rates_for(plain, (price,), 0) == Dearest(input=1, output=2, fixed=5)
+    heard = Ask(model="m", media_tokens=1, searches=2, images=3, milliseconds=4, characters=6)
+    assert rates_for(heard, (price,), 0) == Dearest(input=9, output=2, fixed=5 + 20 + 300 + 28 + 18)
+    assert rates_for(Ask(model="m", hidden_input=True), (price,), 0) == Dearest(input=9, output=2, fixed=5)
 
 
 @given(st.integers(0, 10**7), st.integers(0, 1000), st.integers(0, 10**6))

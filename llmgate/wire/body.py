@@ -97,3 +97,16 @@ def write(fields: Fields, changes: Mapping[str, Any]) -> bytes:
     """The body with some fields changed or added; all others keep their bytes."""
     encoded = {name: msgspec.Raw(msgspec.json.encode(new)) for name, new in changes.items()}
     return msgspec.json.encode(fields | encoded)
+
+
+def lenient(data: bytes) -> Any:
+    """Any JSON of an answer, or None where it isn't any. What was billed must be heard also where half a character or a
+    number beyond all measure makes it odd."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return json.loads(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None

@@ -5,13 +5,14 @@ A format is data plus a few pure functions; the walk is written once and asks th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from ..errors import LlmgateError
-from ..types import Ask
+from ..types import Ask, Usage
+from . import body
 from .body import Fields
 from .heard import Heard, Stream
 
@@ -41,6 +42,22 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """The same in the middle of a stream."""
 
 
+def _read(raw: bytes, _content_type: str, known: frozenset[str]) -> Fields:
+    return body.read(raw, known)
+
+
+def _write(_raw: bytes, fields: Fields, changes: Mapping[str, Any]) -> bytes:
+    return body.write(fields, changes)
+
+
+def _nothing(_: Fields) -> tuple[str, ...]:
+    return ()
+
+
+def _heard(_: Ask, heard: Heard) -> Usage | None:
+    return heard.usage
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A path that the walk serves."""
 
@@ -59,5 +76,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer; None where it isn't what this format says."""
     stream: Callable[[bool], Stream]
     """A new listener for an answer that streams; True: what only came because llmgate asked for it is taken out."""
+    read: Callable[[bytes, str, frozenset[str]], Fields] = _read
+    """The body, its content type and `known` → its fields. Raises Refusal `invalid_request`."""
+    write: Callable[[bytes, Fields, Mapping[str, Any]], bytes] = _write
+    """The body as it came, its fields and what `prepare` said → the body to send; all else keeps its bytes."""
+    used: Callable[[Ask, Heard], Usage | None] = _heard
+    """What a request that is to be charged has used, of what was heard of its answer and of what it asked for: some
+    answers don't tell, and what was asked for does. None: it is to be estimated from the text that went by."""
+    refers_to: Callable[[Fields], tuple[str, ...]] = _nothing
+    """Ids of what lies at the upstream: they must be of the account that asks."""
     free: bool = False
-    """Nobody bills it: it takes no money and no tokens."""
+    """Nobody bills it: it takes no money and no tokens, and its model needs no price."""

@@ -27,6 +27,8 @@ class Heard(msgspec.Struct):
     failed: bool = False
     """The upstream reported an error inside the stream."""
     service_tier: str | None = None
+    made: tuple[str, ...] = ()
+    """Ids of what the answer left at the upstream: whoever comes back for it must be who asked."""
 
     def take_usage(self, usage: Usage) -> None:
         """The last usage wins: a later one replaces, and never adds."""
