@@ -1,0 +1,189 @@
+"""What all scenarios have: daemons on one database, an upstream that keeps a journal, requests, and the CLI.
+
+Every request carries a marker of its own as OpenAI's field `user`: the upstream writes it into its journal before it
+begins to answer, and the usage row keeps it as the tag `end_user`. So it can be said of each single request whether it
+was worked for, and whether it was booked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.replay import Replay, Request, Step
+from tests.served import Books, Served, chat_body
+
+ANSWER_S = 60.0
+"""No answer takes longer, whatever is broken; a request that waits for more has been lost."""
+
+Script = Callable[[dict[str, Any]], Sequence[Step]]
+"""From the body of a request to what is answered."""
+
+
+class Upstream(Replay):
+    """Writes down whom it begins to answer."""
+
+    def __init__(self, script: Script | None = None) -> None:
+        super().__init__()
+        self.script = script
+        self.journal: list[str] = []
+        """Markers, in the order of coming."""
+        self.handler = self._begin
+
+    def _begin(self, request: Request) -> Sequence[Step]:
+        body = request.json()
+        self.journal.append(body["user"])
+        assert self.script is not None
+        return self.script(body)
+
+
+@contextmanager
+def daemons(folder: Path, config: Mapping[str, Any], count: int = 1) -> Iterator[list[Served]]:
+    """So many daemons on one database, each on a port of its own; the first keeps the books.
+
+    They are what worker processes are to each other. (With `llmgate serve --workers` this is the one place to change.)
+    """
+    with ExitStack() as stack:
+        found: list[Served] = []
+        for number in range(count):
+            own = folder / f"daemon{number}"
+            own.mkdir(parents=True)
+            served = Served(own, config, start=False)
+            if found:
+                served.database.unlink()
+                served.database = found[0].database
+            found.append(stack.enter_context(served))
+            served.start()
+        yield found
+
+
+# ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of a request."""
+
+    marker: str
+    status: int | None
+    """None: no answer, or not all of it."""
+    code: str
+    """Of a refusal."""
+    began: float
+    ended: float
+    """`time.time()`, so that it can be compared with what other processes do."""
+    headers: Mapping[str, str]
+
+    @property
+    def served(self) -> bool:
+        return self.status == 200
+
+
+NAMED = {
+    "insufficient_credits": 402,
+    "budget_exceeded": 402,
+    "credits_held": 429,
+    "rate_limited": 429,
+    "storage_busy": 503,
+    "invalid_key": 401,
+    "key_revoked": 401,
+    "invalid_request": 400,
+}
+"""Refusals that scenarios know, and the status that each must have."""
+
+
+def session(connections: int) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections), timeout=aiohttp.ClientTimeout(total=ANSWER_S)
+    )
+
+
+async def ask(client: aiohttp.ClientSession, url: str, key: str, marker: str, **fields: Any) -> Reply:
+    """One request, read to its end. Whatever breaks, breaks off; nothing is tried again."""
+    began = time.time()
+    status, code, headers = None, "", {}
+    try:
+        async with client.post(
+            f"{url}/v1/chat/completions",
+            data=json.dumps(chat_body(user=marker, **fields)).encode(),
+            headers={"authorization": f"Bearer {key}", "content-type": "application/json"},
+        ) as answer:
+            body = await answer.read()
+            headers = {name.lower(): value for name, value in answer.headers.items()}
+            if answer.status != 200:
+                code = json.loads(body)["error"]["code"]
+                status = answer.status
+            elif not fields.get("stream") or body.endswith(b"data: [DONE]\n\n"):
+                status = 200
+    except (aiohttp.ClientError, ConnectionError, TimeoutError):
+        pass
+    return Reply(marker, status, code, began, time.time(), headers)
+
+
+def is_named(reply: Reply) -> bool:
+    """Whether a refusal is named rightly, and says when to come back where waiting helps."""
+    waits = reply.status in (429, 503)
+    return NAMED.get(reply.code) == reply.status and (not waits or reply.headers.get("retry-after", "").isdigit())
+
+
+# ── the books ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rows_of(books: Books, prefix: str = "") -> dict[str, list[dict[str, Any]]]:
+    """The usage rows of every marker that begins so."""
+    found = defaultdict(list)
+    with books.view() as tx:
+        for row in tx.execute(
+            "SELECT g.*, t.value AS marker FROM usage g "
+            "LEFT JOIN usage_tags t ON t.usage_id = g.id AND t.name = 'end_user' ORDER BY g.id"
+        ):
+            marker = row["marker"] or "(none)"
+            if marker.startswith(prefix) or marker == "(none)":
+                found[marker].append(dict(row))
+    return found
+
+
+def held(books: Books) -> int:
+    count: int = books.value("SELECT count(*) FROM holds")
+    return count
+
+
+def quiet(books: Books, timeout_s: float = 60) -> bool:
+    """Wait until nothing is held any more; False where something stays."""
+    give_up = time.monotonic() + timeout_s
+    while held(books):
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+# ── the CLI ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def command(served: Served, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`llmgate …` on the same file, as an admin types it."""
+    kept = ("PATH", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
+    env = {name: os.environ[name] for name in kept if name in os.environ}
+    return subprocess.run(
+        [sys.executable, "-m", "llmgate", "--db", served.database, "--config", served.config, *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**env, "HOME": str(served.folder)},
+        cwd=served.folder,
+        **options,
+    )
