@@ -103,7 +103,9 @@ class Trial:
         self.books = daemons[0]
         self.scale = DEAR if case.model.startswith("dear") else 1
         self.quote = self._amount(INPUT_BOUND, MOST_OUTPUT)
-        self.usage = (INPUT_BOUND, MOST_OUTPUT) if case.whole else (ESTIMATED_INPUT, rng.randint(MOST_OUTPUT // 2, MOST_OUTPUT))
+        self.usage = (
+            (INPUT_BOUND, MOST_OUTPUT) if case.whole else (ESTIMATED_INPUT, rng.randint(MOST_OUTPUT // 2, MOST_OUTPUT))
+        )
         self.charge = self._amount(*self.usage)
         self.credits = case.credits * self.quote + rng.randrange(self.quote) if case.credits else 0
         self.person = self._person()
@@ -219,7 +221,11 @@ class Trial:
         """What a window has, and what a request needs of it to begin."""
         if "requests" in str(self.case.limit):
             return 5, 1
-        return (10**9, self.quote) if "$" in str(self.case.limit) else (1000, ceil_div(5 * ESTIMATED_INPUT, 4) + MOST_OUTPUT)
+        return (
+            (10**9, self.quote)
+            if "$" in str(self.case.limit)
+            else (1000, ceil_div(5 * ESTIMATED_INPUT, 4) + MOST_OUTPUT)
+        )
 
     def _at_a_time(self, replies: Sequence[Reply]) -> None:
         """Never a fourth at the upstream, told by its own clock; and all three places are free again."""
@@ -245,7 +251,9 @@ def watched(books: Served) -> Iterator[list[int]]:
         with Database(books.database, actor="test") as db:
             while not over.wait(0.01):
                 with db.read() as tx:
-                    rooms.append(tx.value("SELECT min(balance_nano - held_nano) FROM accounts WHERE billing = 'prepaid'") or 0)
+                    rooms.append(
+                        tx.value("SELECT min(balance_nano - held_nano) FROM accounts WHERE billing = 'prepaid'") or 0
+                    )
                     rooms.append(tx.value("SELECT min(amount - used - held) FROM counters") or 0)
 
     watcher = threading.Thread(target=look)
