@@ -172,18 +172,25 @@ def quiet(books: Books, timeout_s: float = 60) -> bool:
 # ── the CLI ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def command(served: Served, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`llmgate …` on the same file, as an admin types it."""
+def command(
+    served: Served,
+    *words: str,
+    folder: Path | None = None,
+    program: Sequence[str] = ("-m", "llmgate"),
+    preexec_fn: Callable[[], None] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """`llmgate …` on the same file, or on one in another folder, as an admin types it."""
+    database, config = (folder / "books.db", folder / "llmgate.toml") if folder else (served.database, served.config)
     kept = ("PATH", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
     env = {name: os.environ[name] for name in kept if name in os.environ}
     return subprocess.run(
-        [sys.executable, "-m", "llmgate", "--db", served.database, "--config", served.config, *words],
+        [sys.executable, *program, "--db", database, "--config", config, *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
-        env={**env, "HOME": str(served.folder)},
-        cwd=served.folder,
-        **options,
+        env={**env, "HOME": str(config.parent)},
+        cwd=config.parent,
+        preexec_fn=preexec_fn,
     )
