@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.replay import HANG, Pause, Step, json_answer, sse, sse_answer, until
+from tests.replay import HANG, Pause, Request, Step, json_answer, sse, sse_answer, until
 from tests.served import (
     DONE,
     INPUT_BOUND,
@@ -34,7 +34,7 @@ from tests.served import (
 )
 
 from .figures import Figures
-from .scene import ANSWER_S, Upstream, daemons, quiet, rows_of
+from .scene import ANSWER_S, Upstream, connect, daemons, quiet, rows_of
 
 CREDIT_NANO = 100 * 10**9
 MOST_OUTPUT = 200
@@ -112,8 +112,8 @@ def run(folder: Path, seed: int, *, rounds: int = 1000, at_once: int = 20) -> Fi
     rng = random.Random(seed)
     plan = {str(number): _draw(str(number), CASES[number % len(CASES)], rng) for number in range(rounds)}
 
-    def script(body: dict[str, Any]) -> Sequence[Step]:
-        departure = plan[body["user"]]
+    def script(request: Request) -> Sequence[Step]:
+        departure = plan[request.json()["user"]]
         return departure.case.script(departure.mode)
 
     with Upstream(script) as up:
@@ -172,12 +172,9 @@ async def _vanish(served: Served, person: Person, up: Upstream, departure: Depar
     """Ask, wait for the moment, and be gone."""
     case, marker = departure.case, departure.marker
     model = f"{departure.mode}/zeta"
-    body = json.dumps(chat_body(model=model, user=marker, stream=case.streamed, max_tokens=MOST_OUTPUT))
-    host, _, port = served.url.removeprefix("http://").partition(":")
-    head = ("POST /v1/chat/completions HTTP/1.1", f"host: {host}", f"authorization: Bearer {person.key}")
-    request = "\r\n".join((*head, f"content-length: {len(body)}", "", body)).encode()
+    body = chat_body(model=model, user=marker, stream=case.streamed, max_tokens=MOST_OUTPUT)
     cut = 7 if case.name == "before its request is whole" else 0
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer, request = await connect(served, person.key, json.dumps(body).encode())
     try:
         async with asyncio.timeout(ANSWER_S):
             writer.write(request[: len(request) - cut])

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import aiohttp
 
-from tests.replay import Pause, Step, chunk, head, json_answer, sse, until
+from tests.replay import Pause, Request, Step, chunk, head, json_answer, sse, until
 from tests.served import (
     DONE,
     INPUT_NANO,
@@ -88,8 +88,8 @@ class Full:
         """The streams may end."""
         up.script = self._answer
 
-    def _answer(self, body: dict[str, Any]) -> Sequence[Step]:
-        if body.get("stream"):
+    def _answer(self, request: Request) -> Sequence[Step]:
+        if request.json().get("stream"):
             return cast(Sequence[Step], self._stream())  # it is only gone through, once
         return json_answer(completion("hello", usage=usage_of(*USAGE)))
 
@@ -103,7 +103,7 @@ class Full:
             yield chunk(event)
 
     def run(self, rng: random.Random, *, killed: bool) -> None:
-        room = self._sizes() + rng.randrange(40_000)
+        room = self._sizes() + rng.randrange(300_000)
         replies = asyncio.run(self._play(room, killed=killed))
         self.figures.count(replies)
         for reply in replies:

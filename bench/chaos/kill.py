@@ -10,9 +10,8 @@ import asyncio
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from tests.replay import Pause, Step, json_answer, sse, sse_answer, until
+from tests.replay import Pause, Request, Step, json_answer, sse, sse_answer, until
 from tests.served import (
     DONE,
     ESTIMATED_INPUT,
@@ -97,7 +96,8 @@ def usage(marker: str) -> tuple[int, int]:
     return ESTIMATED_INPUT, 1 + int(marker.rpartition("-")[2]) % 97
 
 
-def _answer(body: dict[str, Any]) -> Sequence[Step]:
+def _answer(request: Request) -> Sequence[Step]:
+    body = request.json()
     used = usage(body["user"])
     if body.get("stream"):
         one, two, *rest = words("so", "far", "so", "good")

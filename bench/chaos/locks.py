@@ -13,13 +13,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
 from llmgate.gateway.pipeline import HOLD_PATIENCE_S
 from llmgate.money import usd
-from tests.replay import Pause, Step, json_answer, sse, sse_answer, until
+from tests.replay import Pause, Request, Step, json_answer, sse, sse_answer, until
 from tests.served import (
     DONE,
     INPUT_NANO,
@@ -64,8 +63,8 @@ def run(folder: Path, seed: int, *, rounds: int = 30, longest_s: float = LONGEST
     return figures
 
 
-def _answer(body: dict[str, Any]) -> Sequence[Step]:
-    if body.get("stream"):
+def _answer(request: Request) -> Sequence[Step]:
+    if request.json().get("stream"):
         return sse_answer(*words("so", "far"), Pause(0.05), sse(usage_chunk(*USAGE)), DONE)
     return (Pause(0.05), *json_answer(completion("so far", usage=usage_of(*USAGE))))
 

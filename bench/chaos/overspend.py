@@ -23,7 +23,7 @@ import aiohttp
 from llmgate.money import ceil_div, usd
 from llmgate.store import limits
 from llmgate.store.db import Database
-from tests.replay import Pause, Step, json_answer, sse, sse_answer
+from tests.replay import Pause, Request, Step, json_answer, sse, sse_answer
 from tests.served import (
     DONE,
     ESTIMATED_INPUT,
@@ -147,9 +147,9 @@ class Trial:
 
     # requests
 
-    def _answer(self, body: dict[str, Any]) -> Sequence[Step]:
+    def _answer(self, request: Request) -> Sequence[Step]:
         self.began.append(time.monotonic())
-        if body.get("stream"):
+        if request.json().get("stream"):
             return sse_answer(*words("so", "far"), self.pause, sse(usage_chunk(*self.usage)), DONE)
         return (self.pause, *json_answer(completion("so far", usage=usage_of(*self.usage))))
 

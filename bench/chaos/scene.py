@@ -7,6 +7,7 @@ was worked for, and whether it was booked.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -27,8 +28,8 @@ from tests.served import Books, Served, chat_body
 ANSWER_S = 60.0
 """No answer takes longer, whatever is broken; a request that waits for more has been lost."""
 
-Script = Callable[[dict[str, Any]], Sequence[Step]]
-"""From the body of a request to what is answered."""
+Script = Callable[[Request], Sequence[Step]]
+"""From a request to what is answered."""
 
 
 class Upstream(Replay):
@@ -41,11 +42,14 @@ class Upstream(Replay):
         """Markers, in the order of coming."""
         self.handler = self._begin
 
+    def __enter__(self) -> Upstream:
+        super().__enter__()
+        return self
+
     def _begin(self, request: Request) -> Sequence[Step]:
-        body = request.json()
-        self.journal.append(body["user"])
+        self.journal.append(request.json()["user"])
         assert self.script is not None
-        return self.script(body)
+        return self.script(request)
 
 
 @contextmanager
@@ -99,6 +103,7 @@ NAMED = {
     "invalid_key": 401,
     "key_revoked": 401,
     "invalid_request": 400,
+    "unsupported_encoding": 415,
 }
 """Refusals that scenarios know, and the status that each must have."""
 
@@ -110,25 +115,45 @@ def session(connections: int) -> aiohttp.ClientSession:
 
 
 async def ask(client: aiohttp.ClientSession, url: str, key: str, marker: str, **fields: Any) -> Reply:
-    """One request, read to its end. Whatever breaks, breaks off; nothing is tried again."""
+    """One chat request, read to its end."""
+    return await send(client, url, key, marker, json.dumps(chat_body(user=marker, **fields)).encode())
+
+
+async def send(
+    client: aiohttp.ClientSession,
+    url: str,
+    key: str,
+    marker: str,
+    body: bytes,
+    headers: Mapping[str, str] | None = None,
+) -> Reply:
+    """One body, and the answer read to its end. Whatever breaks, breaks off; nothing is tried again."""
     began = time.time()
-    status, code, headers = None, "", {}
+    status, code, told = None, "", {}
     try:
         async with client.post(
             f"{url}/v1/chat/completions",
-            data=json.dumps(chat_body(user=marker, **fields)).encode(),
-            headers={"authorization": f"Bearer {key}", "content-type": "application/json"},
+            data=body,
+            headers={**(headers or {}), "authorization": f"Bearer {key}", "content-type": "application/json"},
         ) as answer:
-            body = await answer.read()
-            headers = {name.lower(): value for name, value in answer.headers.items()}
+            got = await answer.read()
+            told = {name.lower(): value for name, value in answer.headers.items()}
             if answer.status != 200:
-                code = json.loads(body)["error"]["code"]
+                code = json.loads(got)["error"]["code"]
                 status = answer.status
-            elif not fields.get("stream") or body.endswith(b"data: [DONE]\n\n"):
+            elif "event-stream" not in told["content-type"] or got.endswith(b"data: [DONE]\n\n"):
                 status = 200
     except (aiohttp.ClientError, ConnectionError, TimeoutError):
         pass
-    return Reply(marker, status, code, began, time.time(), headers)
+    return Reply(marker, status, code, began, time.time(), told)
+
+
+async def connect(served: Served, key: str, body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
+    """A connection of its own, and the bytes to send on it: when, and how many, is for who calls."""
+    host, _, port = served.url.removeprefix("http://").partition(":")
+    head = ("POST /v1/chat/completions HTTP/1.1", f"host: {host}", f"authorization: Bearer {key}")
+    request = "\r\n".join((*head, f"content-length: {len(body)}", "", "")).encode() + body
+    return *await asyncio.open_connection(host, int(port)), request
 
 
 def is_named(reply: Reply) -> bool:
