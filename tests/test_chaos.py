@@ -22,6 +22,7 @@ def test_every_scenario_has_a_short_form() -> None:
     assert SHORT.keys() == SCENARIOS.keys()
 
 
+@pytest.mark.timeout(300)  # many processes are started, which takes its time on a machine that is busy with others
 @pytest.mark.parametrize("name", SHORT)
 def test_the_money_holds(tmp_path: Path, name: str) -> None:
     figures = SCENARIOS[name](tmp_path, 20261120, **SHORT[name])
