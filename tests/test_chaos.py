@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.chaos.__main__ import SCENARIOS
+from bench.chaos.figures import Figures
 
 SHORT: dict[str, dict[str, int | float]] = {
     "overspend": {"rounds": 1, "requests": 120},
@@ -25,7 +26,8 @@ def test_every_scenario_has_a_short_form() -> None:
 @pytest.mark.timeout(300)  # many processes are started, which takes its time on a machine that is busy with others
 @pytest.mark.parametrize("name", SHORT)
 def test_the_money_holds(tmp_path: Path, name: str) -> None:
-    figures = SCENARIOS[name](tmp_path, 20261120, **SHORT[name])
+    figures = Figures(name, seed=20261120)
+    SCENARIOS[name](figures, tmp_path, **SHORT[name])
     assert figures.problems == []
     assert figures.verified
     assert figures.rows

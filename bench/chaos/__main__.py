@@ -18,7 +18,7 @@ from rich.table import Table
 from . import attack, disconnect, disk, kill, locks, overspend
 from .figures import Figures
 
-SCENARIOS: dict[str, Callable[..., Figures]] = {
+SCENARIOS: dict[str, Callable[..., None]] = {
     scenario.__name__.rpartition(".")[2]: scenario.run
     for scenario in (overspend, kill, disconnect, locks, attack, disk)
 }
@@ -52,12 +52,12 @@ def _arguments() -> argparse.Namespace:
 
 def _one(name: str, seed: int, rounds: dict[str, int]) -> Figures:
     """One scenario; whatever it dies of is one more thing that is wrong."""
+    figures = Figures(name, seed)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="llmgate-chaos-") as folder:
         try:
-            figures = SCENARIOS[name](Path(folder), seed, **rounds)
+            SCENARIOS[name](figures, Path(folder), **rounds)
         except Exception as error:
-            figures = Figures(name, seed)
             figures.must(False, f"{type(error).__name__}: {error}")
     figures.seconds = time.monotonic() - began
     return figures

@@ -60,9 +60,9 @@ SMUGGLED = {
 }
 
 
-def run(folder: Path, seed: int, *, rounds: int = 2000, at_once: int = 8) -> Figures:
-    figures = Figures("attack", seed, rounds=rounds)
-    rng = random.Random(seed)
+def run(figures: Figures, folder: Path, *, rounds: int = 2000, at_once: int = 8) -> None:
+    figures.rounds = rounds
+    rng = random.Random(figures.seed)
     with Upstream(_greedy) as up:
         config = {"log": {"level": "warning"}, "upstreams": {"main": main_upstream(up)}}
         with daemons(folder, config) as (served,):
@@ -77,7 +77,6 @@ def run(folder: Path, seed: int, *, rounds: int = 2000, at_once: int = 8) -> Fig
             figures.must(quiet(served), "something is still held")
             _check(figures, served, up, {marker: body for marker, body, _ in plan})
             figures.verify(served)
-    return figures
 
 
 def _check(figures: Figures, served: Served, up: Upstream, bodies: dict[str, bytes]) -> None:
@@ -120,8 +119,8 @@ def body_of(marker: str, rng: random.Random) -> bytes:
     if rng.random() < 0.1:
         fields.append((rng.choice(("plugins", "models", "web_search_options")), "[{}]"))
     if rng.random() < 0.25:
-        twin = rng.choice(("max_tokens", "max_completion_tokens", "n", "stream", "model"))
-        value = {"stream": "false", "model": '"main/dear"'}.get(twin, rng.choice(SIZES))
+        twin = rng.choice(("max_tokens", "max_tokens", "max_completion_tokens", "n", "stream", "model"))
+        value = {"stream": "false", "model": '"main/dear"'}.get(twin) or _mostly(SIZES, rng)
         fields.append((_disguised(twin, rng), value))
     rng.shuffle(fields)
     return ("{" + ", ".join(f'"{name}": {value}' for name, value in fields) + "}").encode()
@@ -134,9 +133,8 @@ def _mostly(values: Sequence[str], rng: random.Random) -> str:
 
 def _disguised(name: str, rng: random.Random) -> str:
     """The same name for one parser, another for the next."""
-    return rng.choice(
-        (name, name.upper(), name.title(), name.replace("s", "\u017f"), f"\\u{ord(name[0]):04x}{name[1:]}")
-    )
+    escaped = f"\\u{ord(name[0]):04x}{name[1:]}"
+    return rng.choice((name, name, escaped, escaped, name.upper(), name.title(), name.replace("s", "\u017f")))
 
 
 def _messages(rng: random.Random) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ from tests.served import (
 )
 
 from .figures import Figures
-from .scene import ANSWER_S, Upstream, connect, daemons, quiet, rows_of
+from .scene import ANSWER_S, Upstream, connect, daemons, held, rows_of
 
 CREDIT_NANO = 100 * 10**9
 MOST_OUTPUT = 200
@@ -107,9 +107,9 @@ class Departure:
         return f"{self.case.name}, {self.mode}, {self.marker}"
 
 
-def run(folder: Path, seed: int, *, rounds: int = 1000, at_once: int = 20) -> Figures:
-    figures = Figures("disconnect", seed, rounds=rounds)
-    rng = random.Random(seed)
+def run(figures: Figures, folder: Path, *, rounds: int = 1000, at_once: int = 20) -> None:
+    figures.rounds = rounds
+    rng = random.Random(figures.seed)
     plan = {str(number): _draw(str(number), CASES[number % len(CASES)], rng) for number in range(rounds)}
 
     def script(request: Request) -> Sequence[Step]:
@@ -123,7 +123,8 @@ def run(folder: Path, seed: int, *, rounds: int = 1000, at_once: int = 20) -> Fi
             alice = served.person(credits="100")
             asyncio.run(_all(served, alice, up, plan.values(), at_once))
             figures.requests = figures.broken = rounds
-            figures.must(quiet(served), "something is still held")
+            figures.must(served.stop() == 0, "the daemon doesn't end")  # once nothing is in flight any more
+            figures.must(held(served) == 0, "something is still held")
             rows = rows_of(served)
             figures.one_row_each(up.journal, rows)
             for departure in plan.values():
@@ -132,7 +133,6 @@ def run(folder: Path, seed: int, *, rounds: int = 1000, at_once: int = 20) -> Fi
             figures.must(served.balance(alice.name) == CREDIT_NANO - charged, "the balance is not what the rows leave")
             figures.rows = sum(map(len, rows.values()))
             figures.verify(served)
-    return figures
 
 
 def _draw(marker: str, case: Case, rng: random.Random) -> Departure:

@@ -44,9 +44,8 @@ EXACT = USAGE[0] * INPUT_NANO + USAGE[1] * OUTPUT_NANO
 CREDIT_NANO = 100 * 10**9
 
 
-def run(folder: Path, seed: int, *, rounds: int = 20) -> Figures:
-    figures = Figures("disk", seed)
-    rng = random.Random(seed)
+def run(figures: Figures, folder: Path, *, rounds: int = 20) -> None:
+    rng = random.Random(figures.seed)
     with Upstream() as up:
         config = {"upstreams": {"main": main_upstream(up)}}
         with daemons(folder, config) as (served,):
@@ -68,7 +67,6 @@ def run(folder: Path, seed: int, *, rounds: int = 20) -> Figures:
             served.start()
             figures.count([asyncio.run(_once(served, alice, "at last"))])
             figures.verify(served)
-    return figures
 
 
 async def _once(served: Served, person: Person, marker: str) -> Reply:

@@ -36,9 +36,8 @@ MOST_MORE_S = 0.15
 CREDIT_NANO = 100 * 10**9
 
 
-def run(folder: Path, seed: int, *, rounds: int = 100, connections: int = 16) -> Figures:
-    figures = Figures("kill", seed)
-    rng = random.Random(seed)
+def run(figures: Figures, folder: Path, *, rounds: int = 100, connections: int = 16) -> None:
+    rng = random.Random(figures.seed)
     with Upstream(_answer) as up:
         config = {"log": {"level": "warning"}, "upstreams": {"main": main_upstream(up)}}
         with daemons(folder, config) as (served,):
@@ -62,7 +61,6 @@ def run(folder: Path, seed: int, *, rounds: int = 100, connections: int = 16) ->
             figures.must(served.balance(alice.name) == CREDIT_NANO - charged, "the balance is not what the rows leave")
             figures.rows = sum(map(len, rows.values()))
             figures.interrupted = sum(row["status"] == "interrupted" for found in rows.values() for row in found)
-    return figures
 
 
 async def _until_killed(

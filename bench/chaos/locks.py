@@ -50,17 +50,15 @@ for word in sys.stdin:
 """
 
 
-def run(folder: Path, seed: int, *, rounds: int = 30, longest_s: float = LONGEST_S) -> Figures:
-    figures = Figures("locks", seed)
+def run(figures: Figures, folder: Path, *, rounds: int = 30, longest_s: float = LONGEST_S) -> None:
     with Upstream(_answer) as up:
         config = {"log": {"level": "warning"}, "upstreams": {"main": main_upstream(up)}}
         with daemons(folder, config) as (served,):
-            scene = Scene(figures, served, random.Random(seed), rounds)
+            scene = Scene(figures, served, random.Random(figures.seed), rounds)
             asyncio.run(scene.play(longest_s))
             figures.must(quiet(served), "something is still held")
             scene.check(up)
             figures.verify(served)
-    return figures
 
 
 def _answer(request: Request) -> Sequence[Step]:

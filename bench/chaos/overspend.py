@@ -48,6 +48,9 @@ DEAR = 100
 MOST_OUTPUT = 40
 """Tokens that every request asks for; an answer is not clamped below that."""
 
+MOST_MORE = 2000
+"""Requests after which something isn't going to be refused any more."""
+
 PAUSE_S = 0.05
 """What an answer takes, so that requests are in flight together."""
 
@@ -76,9 +79,8 @@ CASES = (
 )
 
 
-def run(folder: Path, seed: int, *, rounds: int = 6, requests: int = 500, connections: int = 64) -> Figures:
-    figures = Figures("overspend", seed)
-    rng = random.Random(seed)
+def run(figures: Figures, folder: Path, *, rounds: int = 6, requests: int = 500, connections: int = 64) -> None:
+    rng = random.Random(figures.seed)
     with Upstream() as up:
         dear = {"input": DEAR, "output": 2 * DEAR}
         config = {"upstreams": {"main": main_upstream(up), "dear": main_upstream(up, price=dear)}}
@@ -90,7 +92,6 @@ def run(folder: Path, seed: int, *, rounds: int = 6, requests: int = 500, connec
                     trial.run(requests, connections)
             figures.verify(served[0])
         figures.rows = served[0].value("SELECT count(*) FROM usage")
-    return figures
 
 
 class Trial:
@@ -158,10 +159,10 @@ class Trial:
             return list(await asyncio.gather(*(self._ask(client) for _ in range(count))))
 
     async def _until(self, enough: Callable[[Reply], bool]) -> list[Reply]:
-        """One after the other, until a reply says that it is enough."""
+        """One after the other, until a reply says that it is enough; or until it can't be right any more."""
         async with session(1) as client:
             replies = [await self._ask(client)]
-            while not enough(replies[-1]):
+            while not enough(replies[-1]) and len(replies) < MOST_MORE:
                 replies.append(await self._ask(client))
         return replies
 
