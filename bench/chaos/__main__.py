@@ -23,11 +23,14 @@ SCENARIOS: dict[str, Callable[..., None]] = {
     for scenario in (overspend, kill, disconnect, locks, attack, disk)
 }
 
+NARROWEST = 116
+"""Columns of text that the table needs."""
+
 
 def main() -> int:
     args = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing that was started is left behind
-    console = Console()
+    console = Console(width=max(Console().width, NARROWEST))
     rounds = {} if args.rounds is None else {"rounds": args.rounds}
     done = []
     try:
@@ -36,7 +39,7 @@ def main() -> int:
                 done.append(_one(name, args.seed, rounds))
     except KeyboardInterrupt:
         return 130
-    console.print(_table(done))
+    console.print(_table(done, args.seed))
     for problem in (problem for figures in done for problem in figures.problems):
         print(f"chaos: {problem}", file=sys.stderr)
     return 1 if any(figures.problems for figures in done) else 0
@@ -63,13 +66,13 @@ def _one(name: str, seed: int, rounds: dict[str, int]) -> Figures:
     return figures
 
 
-def _table(done: list[Figures]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+def _table(done: list[Figures], seed: int) -> Table:
+    table = Table(title=f"seed {seed}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("scenario", no_wrap=True)
     for name in ("rounds", "requests", "served", "broken off"):
         table.add_column(name, justify="right")
     table.add_column("refused")
-    for name in ("rows", "interrupted", "verified", "findings", "wrong", "s", "seed"):
+    for name in ("rows", "interrupted", "verified", "findings", "wrong", "s"):
         table.add_column(name, justify="right")
     for figures in done:
         numbers = (figures.rounds, figures.requests, figures.served, figures.broken)
@@ -81,7 +84,6 @@ def _table(done: list[Figures]) -> Table:
             refused,
             *(f"{number:,}" for number in found),
             f"{figures.seconds:.0f}",
-            str(figures.seed),
         )
     return table
 

@@ -47,6 +47,9 @@ COUNTS = ("n", "best_of", "n_cmpl")
 UNBOUNDED = 1_000_000
 """What a request without any bound is answered with."""
 
+MOST_BILLED = 100_000_000
+"""Tokens; beyond ten times as many llmgate takes a count for a mistake."""
+
 SIZES = ("1", "5", "50", "300", "90000", "2147483647", "0", "-1", '"50"', "50.0", "1e3", "null", "true", "9" * 40)
 MANY = ("1", "2", "3", "128", "0", '"2"', "null")
 SMUGGLED = {
@@ -107,7 +110,9 @@ def _check(figures: Figures, served: Served, up: Upstream, bodies: dict[str, byt
 
 def body_of(marker: str, rng: random.Random) -> bytes:
     """A chat request with a trick or two, as raw JSON: no library would write twins."""
-    fields = [("model", '"main/zeta"'), ("messages", json.dumps(_messages(rng))), ("user", f'"{marker}"')]
+    # By its own name it isn't renamed, so that a body without other changes is passed on as it came, twins and all.
+    model = rng.choice(('"zeta"', '"zeta"', '"main/zeta"'))
+    fields = [("model", model), ("messages", json.dumps(_messages(rng))), ("user", f'"{marker}"')]
     for names, values, chance in ((BOUNDS, SIZES, 0.5), (COUNTS, MANY, 0.15)):
         fields += [(name, _mostly(values, rng)) for name in names if rng.random() < chance]
     if rng.random() < 0.3:
@@ -118,8 +123,8 @@ def body_of(marker: str, rng: random.Random) -> bytes:
         fields.append(("tools", '[{"type": "function", "function": {"name": "f"}}]'))
     if rng.random() < 0.1:
         fields.append((rng.choice(("plugins", "models", "web_search_options")), "[{}]"))
-    if rng.random() < 0.25:
-        twin = rng.choice(("max_tokens", "max_tokens", "max_completion_tokens", "n", "stream", "model"))
+    if rng.random() < 0.4:
+        twin = rng.choice([name for name, _ in fields if name in (*BOUNDS, *COUNTS, "stream")] or ["model"])
         value = {"stream": "false", "model": '"main/dear"'}.get(twin) or _mostly(SIZES, rng)
         fields.append((_disguised(twin, rng), value))
     rng.shuffle(fields)
@@ -177,7 +182,7 @@ def usage(raw: bytes) -> tuple[int, int]:
     texts = [text for name, value in pairs if name == "messages" for text in _texts(value)]
     messages = sum(len(value) for name, value in pairs if name == "messages")
     prompt = sum(len(text.encode()) for text in texts) + 10 * messages + 70
-    return prompt, max(bounds, default=UNBOUNDED) * max(counts, default=1)
+    return prompt, min(max(bounds, default=UNBOUNDED) * max(counts, default=1), MOST_BILLED)
 
 
 def _number(value: Any) -> int:

@@ -206,7 +206,8 @@ def command(
 ) -> subprocess.CompletedProcess[str]:
     """`llmgate …` on the same file, or on one in another folder, as an admin types it."""
     database, config = (folder / "books.db", folder / "llmgate.toml") if folder else (served.database, served.config)
-    kept = ("PATH", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
+    # Whoever may not write can't say what of it was covered either.
+    kept = ("PATH", "LANG", "TMPDIR", *(() if folder or preexec_fn else ("COVERAGE_PROCESS_CONFIG",)))
     env = {name: os.environ[name] for name in kept if name in os.environ}
     return subprocess.run(
         [sys.executable, *program, "--db", database, "--config", config, *words],
