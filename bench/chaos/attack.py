@@ -50,6 +50,9 @@ UNBOUNDED = 1_000_000
 MOST_BILLED = 100_000_000
 """Tokens; beyond ten times as many llmgate takes a count for a mistake."""
 
+BESIDE = ("documents", "prompt")
+"""Fields that some upstream puts into the prompt."""
+
 SIZES = ("1", "5", "50", "300", "90000", "2147483647", "0", "-1", '"50"', "50.0", "1e3", "null", "true", "9" * 40)
 MANY = ("1", "2", "3", "128", "0", '"2"', "null")
 SMUGGLED = {
@@ -118,6 +121,8 @@ def body_of(marker: str, rng: random.Random) -> bytes:
     if rng.random() < 0.3:
         fields.append(("stream", "true"))
     if rng.random() < 0.1:
+        fields.append((rng.choice(BESIDE), json.dumps(["word " * rng.randint(1, 200)])))
+    if rng.random() < 0.1:
         fields.append(("service_tier", rng.choice(('"priority"', '"flex"', "[]"))))
     if rng.random() < 0.1:
         fields.append(("tools", '[{"type": "function", "function": {"name": "f"}}]'))
@@ -179,7 +184,7 @@ def usage(raw: bytes) -> tuple[int, int]:
     pairs = [(name.casefold(), value) for name, value in json.loads(raw, object_pairs_hook=list)]
     bounds = [number for name, value in pairs if name in BOUNDS and (number := _number(value))]
     counts = [number for name, value in pairs if name in COUNTS and (number := _number(value))]
-    texts = [text for name, value in pairs if name == "messages" for text in _texts(value)]
+    texts = [text for name, value in pairs if name in ("messages", *BESIDE) for text in _texts(value)]
     messages = sum(len(value) for name, value in pairs if name == "messages")
     prompt = sum(len(text.encode()) for text in texts) + 10 * messages + 70
     return prompt, min(max(bounds, default=UNBOUNDED) * max(counts, default=1), MOST_BILLED)
