@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format cover bench docs serve clean
+.PHONY: help demo test lint format cover bench chaos docs serve clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ cover: $(READY) ## Run every test and show what they don't reach
 
 bench: $(READY) ## Measure requests per second beside a bare pass-through
 	@$(BIN)/python -m bench
+
+chaos: $(READY) ## Break the world for some minutes: kills, locks, full disks; and see that the money holds
+	@$(BIN)/python -m bench.chaos
 
 docs: $(READY) ## Run the commands that the docs show, and write what they print into them
 	@$(BIN)/cog -P -I docs -r README.md

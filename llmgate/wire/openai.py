@@ -22,7 +22,7 @@ from .endpoint import Dialect, Endpoint, Terms
 from .heard import Heard, SseStream
 from .openai_usage import read_usage
 from .sse import Event
-from .weight import Medium, Weight
+from .weight import SHORT, Medium, Weight
 
 OUTPUT_BOUNDS = ("n_predict", "max_completion_tokens", "max_tokens")
 """Fields that bound the output, in one or the other upstream."""
@@ -103,6 +103,10 @@ def read_ask(fields: Fields, _: str | None = None, *, output: bool) -> Ask:
     for name in ("tools", "functions", "response_format"):
         if name in fields:
             weight.text += len(bytes(fields[name]))
+    # What isn't read here may be what an upstream puts into the prompt: vLLM does so with `documents`, and a `prompt`
+    # may stand beside messages. What is short lies within what a template is allowed to add.
+    unread = fields.keys() - (KNOWN - {"messages", "prompt", "input"}) - {"messages" if output else "input"}
+    weight.text += sum(size for name in unread if (size := len(bytes(fields[name]))) > SHORT)
     return Ask(
         model=model,
         stream=stream and output,

@@ -132,6 +132,14 @@ def test_no_text_is_smuggled_past_the_count(message: dict[str, Any]) -> None:
     assert ask_of({"messages": [message]}).text_bytes >= 1000
 
 
+@pytest.mark.parametrize("name", ["documents", "chat_template_kwargs", "prompt", "input"])
+def test_text_beside_the_messages_counts_too(name: str) -> None:
+    """vLLM puts `documents` into the prompt, OpenRouter takes a `prompt`: it is billed wherever it stands."""
+    messages = [{"role": "user", "content": "hi"}]
+    assert ask_of({"messages": messages, name: ["x" * 100]}).text_bytes == 2 + 104
+    assert ask_of({"messages": messages, "temperature": 0.5, "stop": ["\n"]}).text_bytes == 2
+
+
 def test_a_body_of_too_many_parts_is_refused() -> None:
     with pytest.raises(Refusal):
         ask_of({"input": [1] * 1_000_001}, output=False)
