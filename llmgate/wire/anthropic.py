@@ -22,7 +22,7 @@ from .heard import Heard, SseStream
 from .openai import LONGEST_TAG
 from .openai_usage import count, counted, part, split
 from .sse import Event
-from .weight import Medium, Weight, utf8_len, written_bytes
+from .weight import Medium, Weight, unread_bytes, utf8_len, written_bytes
 
 # ── what a request asks for ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -151,7 +151,7 @@ def read_ask(fields: Fields, _: str | None = None) -> Ask:
     return Ask(
         model=_model(fields),
         stream=bool(stream),
-        text_bytes=weight.text + written + tools.tokens,
+        text_bytes=weight.text + written + tools.tokens + unread_bytes(fields, KNOWN),
         messages=len(messages) if isinstance(messages, list) else 0,
         media_tokens=weight.media,
         hidden_input=weight.hidden or tools.own or tools.hidden or body.value(fields, "thread") is not None,

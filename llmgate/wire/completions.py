@@ -8,10 +8,10 @@ import msgspec
 
 from ..errors import Refusal
 from ..types import Ask
-from . import body, openai
+from . import openai
 from .body import Fields
 from .endpoint import Endpoint, Terms
-from .openai import COUNTS, OPENAI, bounded, hear, most, renamed, stream, texts_in, weigh
+from .openai import OPENAI, bounded, hear, most, renamed, stream
 
 OUTPUT_BOUNDS = ("n_predict", "max_tokens")
 """Fields that bound the output here: llama.cpp reads its own first, and nobody knows `max_completion_tokens`."""
@@ -23,18 +23,12 @@ would be paid without having been asked for."""
 
 def read_ask(fields: Fields, _: str | None = None) -> Ask:
     """What a completion asks for: each of several prompts gets all its choices. Raises Refusal `invalid_request`."""
-    asked = openai.read_ask(fields, output=True)
-    prompt = body.value(fields, "prompt")
-    weight = weigh(prompt, body.value(fields, "suffix"))
-    choices = (most(fields, COUNTS) or 1) * max(texts_in(prompt), 1)
+    asked = openai.read_ask(fields, named="prompt")
+    choices = asked.choices * max(asked.inputs, 1)
     if choices >= 2**31:
         raise Refusal("these are more choices than could ever be paid: ask for fewer", param="n")
     return msgspec.structs.replace(
         asked,
-        text_bytes=asked.text_bytes + weight.text,
-        media_tokens=asked.media_tokens + weight.media,
-        hidden_input=asked.hidden_input or weight.hidden,
-        inputs=texts_in(prompt),
         max_output=most(fields, OUTPUT_BOUNDS) or DEFAULT_OUTPUT,
         choices=choices,
     )
@@ -51,7 +45,7 @@ COMPLETIONS = Endpoint(
     name="completions",
     dialect=OPENAI,
     path="/completions",
-    known=openai.KNOWN | {"suffix"},
+    known=openai.KNOWN,
     read_ask=read_ask,
     prepare=prepare,
     hear=hear,

@@ -22,7 +22,7 @@ from .endpoint import Dialect, Endpoint, Terms
 from .heard import Heard, SseStream
 from .openai_usage import read_usage
 from .sse import Event
-from .weight import SHORT, Medium, Weight
+from .weight import Medium, Weight, unread_bytes
 
 OUTPUT_BOUNDS = ("n_predict", "max_completion_tokens", "max_tokens")
 """Fields that bound the output, in one or the other upstream."""
@@ -37,7 +37,18 @@ REASONING = ("reasoning_effort", "reasoning")
 """Fields that ask a model to reason."""
 
 KNOWN = frozenset(
-    {"model", "stream", "stream_options", "messages", "input", "prompt", "tools", "functions", "response_format"}
+    {
+        "model",
+        "stream",
+        "stream_options",
+        "messages",
+        "input",
+        "prompt",
+        "suffix",
+        "tools",
+        "functions",
+        "response_format",
+    }
     | {
         "service_tier",
         "user",
@@ -90,30 +101,30 @@ def weigh(*values: Any) -> Weight:
     return weight
 
 
-def read_ask(fields: Fields, _: str | None = None, *, output: bool) -> Ask:
-    """What a chat completion or an embedding (`output=False`) asks for. Raises Refusal `invalid_request`."""
+def read_ask(fields: Fields, _: str | None = None, *, named: str = "messages", output: bool = True) -> Ask:
+    """What a request asks for whose prompt is the field `named`; an embedding has no output. Raises Refusal
+    `invalid_request`.
+    """
     model = model_of(fields)
     stream = flag(fields, "stream")
     options = body.value(fields, "stream_options")
     if not isinstance(options, dict | None):
         raise Refusal("stream_options must be an object", param="stream_options")
     tier = text(fields, "service_tier")
-    prompt = body.value(fields, "messages" if output else "input")
-    weight = weigh(prompt)
+    prompt = body.value(fields, named)
+    weight = weigh(prompt, body.value(fields, "suffix"))
     for name in ("tools", "functions", "response_format"):
         if name in fields:
             weight.text += len(bytes(fields[name]))
-    # What isn't read here may be what an upstream puts into the prompt: vLLM does so with `documents`, and a `prompt`
-    # may stand beside messages. What is short lies within what a template is allowed to add.
-    unread = fields.keys() - (KNOWN - {"messages", "prompt", "input"}) - {"messages" if output else "input"}
-    weight.text += sum(size for name in unread if (size := len(bytes(fields[name]))) > SHORT)
+    # Where one of these is the prompt, an upstream may put the others in as well.
+    weight.text += unread_bytes(fields, KNOWN - {"messages", "prompt", "input"} | {named})
     return Ask(
         model=model,
         stream=stream and output,
         usage_asked=options is not None and options.get("include_usage") is True,
         text_bytes=weight.text,
-        messages=len(prompt) if output and isinstance(prompt, list) else 0,
-        inputs=texts_in(prompt) if not output else 0,
+        messages=len(prompt) if named == "messages" and isinstance(prompt, list) else 0,
+        inputs=texts_in(prompt) if named != "messages" else 0,
         media_tokens=weight.media,
         hidden_input=weight.hidden,
         output=output,
@@ -352,7 +363,7 @@ CHAT = Endpoint(
     dialect=OPENAI,
     path="/chat/completions",
     known=KNOWN,
-    read_ask=partial(read_ask, output=True),
+    read_ask=read_ask,
     prepare=prepare,
     hear=hear,
     stream=stream,
@@ -362,7 +373,7 @@ EMBEDDINGS = Endpoint(
     dialect=OPENAI,
     path="/embeddings",
     known=KNOWN,
-    read_ask=partial(read_ask, output=False),
+    read_ask=partial(read_ask, named="input", output=False),
     prepare=prepare,
     hear=hear,
     stream=stream,

@@ -36,7 +36,7 @@ from .openai import (
 )
 from .openai_usage import counted, part, read_either
 from .sse import Event
-from .weight import Medium, Weight, utf8_len
+from .weight import Medium, Weight, unread_bytes, utf8_len
 
 BOUND = "max_output_tokens"
 
@@ -96,7 +96,7 @@ def read_ask(fields: Fields, _: str | None = None) -> Ask:
     return Ask(
         model=model_of(fields),
         stream=flag(fields, "stream"),
-        text_bytes=weight.text,
+        text_bytes=weight.text + unread_bytes(fields, KNOWN),
         messages=1 + (len(given) if isinstance(given, list) else 1),
         media_tokens=weight.media,
         hidden_input=weight.hidden or bool(calls) or any(body.value(fields, name) is not None for name in HIDDEN),

@@ -6,10 +6,11 @@ The same for every format; which objects of a body are media, and what they may 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from ..errors import Refusal
+from .body import Fields
 
 SHORT = 64
 """Bytes. A longer role, type, id or field name is text that somebody may want to smuggle past the count."""
@@ -109,6 +110,15 @@ def written_bytes(value: Any) -> int:
         else:
             total += utf8_len(json.dumps(item, ensure_ascii=False))
     return total
+
+
+def unread_bytes(fields: Fields, read: Collection[str]) -> int:
+    """What the fields of a body weigh that nobody here reads.
+
+    An upstream may put them into the prompt: vLLM does so with `documents`. What is short lies within what a template
+    is allowed to add.
+    """
+    return sum(size for name in fields.keys() - set(read) if (size := len(bytes(fields[name]))) > SHORT)
 
 
 def utf8_len(text: str) -> int:

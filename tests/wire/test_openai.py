@@ -23,7 +23,7 @@ from tests.replay import sse
 
 def ask_of(raw: dict[str, Any] | bytes, *, output: bool = True) -> Ask:
     content = raw if isinstance(raw, bytes) else json.dumps({"model": "m", **raw}).encode()
-    return openai.read_ask(body.read(content, openai.KNOWN), output=output)
+    return (openai.CHAT if output else openai.EMBEDDINGS).read_ask(body.read(content, openai.KNOWN), None)
 
 
 def refused(raw: dict[str, Any]) -> Refusal:
