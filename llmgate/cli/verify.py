@@ -53,8 +53,8 @@ def verify(ctx: typer.Context) -> None:
     differs. What is derived follows from the rest and can be put right; a fact that was changed needs a backup.
     """
     counts = Counts()
-    with open_store(ctx, create=False) as db, db.read() as tx:
-        findings = list(recompute(tx, counts))
+    with open_store(ctx, create=False) as db:
+        findings = list(recompute(db, counts))
     checked = msgspec.structs.asdict(counts)
     if session(ctx).wanted is Format.JSON:
         _write_json(checked, findings)
