@@ -287,9 +287,7 @@ def _beyond_holds(db: Database, since_ms: dict[int, int]) -> Iterator[tuple[int,
     last: int | None = 0
     while last is not None:
         with db.read() as tx:
-            upto = tx.value(
-                "SELECT max(id) FROM (SELECT id FROM usage WHERE id > ? ORDER BY id LIMIT ?)", last, RANGE
-            )
+            upto = tx.value("SELECT max(id) FROM (SELECT id FROM usage WHERE id > ? ORDER BY id LIMIT ?)", last, RANGE)
             found: list[Any] = tx.execute(_BEYOND, (last, upto)).fetchall() if upto is not None else []
         yield from ((row[0], row[1]) for row in found)
         last = upto
