@@ -25,7 +25,9 @@ def busy(book: Book) -> Iterator[Book]:
     keys.append(book.user("metered"))
     idle = book.user("idle", credits=10**6)
     with book.write() as tx:
-        limits.hang(tx, "busy0", ["900000 requests total", "$5 total on g*", "900000 tokens/hour", "9000000 tokens total"])
+        limits.hang(
+            tx, "busy0", ["900000 requests total", "$5 total on g*", "900000 tokens/hour", "9000000 tokens total"]
+        )
     for number in range(300):
         book.use([*keys, idle][number % 5], Meters(input=number, calls=1))
     process = subprocess.Popen(

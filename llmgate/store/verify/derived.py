@@ -253,30 +253,30 @@ def _negative(db: Database, accounts: list[Row]) -> Iterator[Finding]:
 _UNASKED = """
 SELECT coalesce(-sum(amount_nano), 0) FROM entries e
 WHERE account_id = ? AND amount_nano < 0 AND (
-  kind IN ('reverse', 'expire', 'closing')
+  kind IN ('reverse', 'closing')
   OR EXISTS (
     SELECT 1 FROM audit
     WHERE action IN ('credits.take', 'credits.transfer')
-      AND json_extract(after, '$.entry') = e.id AND json_extract(after, '$.force')
+      AND e.id = coalesce(json_extract(after, '$.entry'), json_extract(after, '$.entries[0]'))
+      AND json_extract(after, '$.force')
   )
 )
 """
 
 
 def _prepaid_since(tx: Tx, account: Row) -> int:
-    """When an account became prepaid: with its first credits, by an admin's hand, or when it was made."""
-    match account["billing_source"]:
-        case "credits":
-            sql = "SELECT min(created_ms) FROM entries WHERE account_id = ? AND amount_nano > 0"
-            return tx.value(sql, account["id"]) or 0
-        case "hand":
-            since_ms: int | None = tx.value(
-                "SELECT max(time_ms) FROM audit WHERE target = ? "
-                "AND action IN ('users.set', 'teams.set') AND json_extract(after, '$.billing') = 'prepaid'",
-                account["target"],
-            )
-            return since_ms or 0
-    return 0
+    """When an account last became prepaid: by its first credits, by an admin or a plan, or when it was made."""
+    credited = tx.value(
+        "SELECT min(created_ms) FROM entries WHERE account_id = ? AND amount_nano > 0 "
+        "AND kind IN ('add', 'payment', 'transfer')",
+        account["id"],
+    )
+    said = tx.value(
+        "SELECT max(time_ms) FROM audit WHERE target = ? "
+        "AND action IN ('users.set', 'teams.set') AND json_extract(after, '$.billing') = 'prepaid'",
+        account["target"],
+    )
+    return max(credited or 0 if account["billing_source"] == "credits" else 0, said or 0)
 
 
 def _beyond_holds(db: Database, since_ms: dict[int, int]) -> Iterator[tuple[int, int]]:

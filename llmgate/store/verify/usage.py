@@ -10,6 +10,7 @@ import msgspec
 
 from ... import pricing
 from ...money import ceil_div, dollars
+from ...overage import Terms, charged
 from ...pricing import UNITS, Price
 from ...types import METERS, Meters
 from ..db import Database, Tx
@@ -20,9 +21,8 @@ CHUNK = 10_000
 """Rows per transaction: a tenth of a second."""
 
 COST_COLUMNS = ("id", "cost_nano", "cost_source", "cost_price_id")
-COLUMNS = (
-    *(*COST_COLUMNS, "charge_nano", "charge_price_id", "overrun", "bounded", "hold_nano", "wasted_nano", "names"),
-)
+CHARGE_COLUMNS = ("charge_price_id", "quota_used", "quota_tokens", "quota_glob", "overage_nano")
+COLUMNS = (*(*COST_COLUMNS, "charge_nano", "overrun", "bounded", "hold_nano", "wasted_nano", "names", *CHARGE_COLUMNS),)
 
 
 def check(db: Database, counts: Counts) -> Iterator[Finding]:
@@ -78,6 +78,9 @@ class _Prices:
         if price is not None and not price.tiers:
             self._rates[number] = pricing.rates(price, 0)
 
+    def price(self, number: int | None) -> Price | None:
+        return self._known[number] if number is not None else None
+
     def amount(self, number: int, quantities: tuple[int, ...]) -> int | None:
         """`pricing.amount` by a snapshot that was loaded; None where it is gone."""
         rates = self._rates.get(number)
@@ -97,18 +100,18 @@ def _rows(tx: Tx, last: int, upto: int, known: _Prices) -> Iterator[Finding]:
     }
     seen: set[int | None] = set()
     for row in _plain(tx, COLUMNS, "usage", last, upto):
-        number, cost, source, cost_price, charge, charge_price, overrun, bounded, hold, waste, names = row[:_META]
+        number, cost, source, cost_price, charge, overrun, bounded, hold, waste, names, charge_price = row[:_META]
         if cost_price not in seen or charge_price not in seen:
             yield from known.load(tx, cost_price)
             yield from known.load(tx, charge_price)
             seen |= {cost_price, charge_price}
-        quantities = row[_META:]
+        quantities = row[_QUANTITIES:]
         due = cost if source == "upstream" else known.amount(cost_price, quantities)
         if due is not None and due != cost:
             yield _differs("cost", number, dollars(cost), dollars(due))
-        charged = _charge(known, charge_price, quantities, cost if due is None else due)
-        if charged is not None and charged != charge:
-            yield _differs("charge", number, dollars(charge), dollars(charged))
+        pays = _charge(known, row, cost if due is None else due)
+        if pays is not None and pays != charge:
+            yield _differs("charge", number, dollars(charge), dollars(pays))
         if (bounded and charge > hold) != bool(overrun):
             yield _differs("overrun", number, str(bool(overrun)), str(not overrun))
         if waste != wasted.get(number, 0):
@@ -117,12 +120,24 @@ def _rows(tx: Tx, last: int, upto: int, known: _Prices) -> Iterator[Finding]:
             yield _differs("names", number, names, "a list of names")
 
 
-_META = len(COLUMNS)
+_QUANTITIES = len(COLUMNS)
+_COST_PRICE, _CHARGE_PRICE = COLUMNS.index("cost_price_id"), COLUMNS.index("charge_price_id")
+_META = _CHARGE_PRICE + 1
+_TERMS = slice(COLUMNS.index("quota_tokens"), _QUANTITIES)
 
 
-def _charge(known: _Prices, price: int | None, quantities: tuple[int, ...], cost: int) -> int | None:
-    """What a row should be charged: by its own price, else its cost. None: its price is gone."""
-    return cost if price is None else known.amount(price, quantities)
+def _charge(known: _Prices, row: Any, cost: int) -> int | None:
+    """What a row should be charged: by its plan's terms, else by its own price, else its cost. None: a price that this
+    needs is gone.
+    """
+    cost_price, charge_price, used = row[_COST_PRICE], row[_CHARGE_PRICE], row[_CHARGE_PRICE + 1]
+    quota, glob, nano = row[_TERMS]
+    if quota is None:  # most rows: the same as `charged`, but faster
+        return cost if charge_price is None else known.amount(charge_price, row[_QUANTITIES:])
+    price, own = known.price(cost_price), known.price(charge_price)
+    if price is None or (own is None and charge_price is not None):
+        return None
+    return charged(Meters(*row[_QUANTITIES:]), cost, price, own, Terms(quota, glob, nano), used or 0)
 
 
 def _differs(check: str, number: int, stored: str, expected: str) -> Finding:
