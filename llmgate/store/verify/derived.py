@@ -296,7 +296,7 @@ def _beyond_holds(db: Database, since_ms: dict[int, int]) -> Iterator[tuple[int,
 _BEYOND = """
 SELECT g.account_id, sum(CASE
   WHEN NOT g.bounded OR g.time_ms <= b.since_ms OR EXISTS (
-    SELECT 1 FROM events WHERE kind = 'corrected' AND about = CAST(g.id AS TEXT)
+    SELECT 1 FROM events WHERE kind = 'corrected' AND about GLOB 'usage ' || g.id || ':*'
       AND subject_kind = 'user' AND subject_id = CAST(g.user_id AS TEXT)
   ) THEN g.charge_nano
   ELSE max(g.charge_nano - g.hold_nano, 0) END)
