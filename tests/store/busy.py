@@ -31,7 +31,7 @@ def main(path: Path, keys: list[str]) -> None:
     while not select.select([sys.stdin], [], [], 0)[0]:
         number += 1
         with book.db.write() as tx, suppress(Refusal):  # a limit in the way is no trouble
-            hold = holds.place(tx, _renamed(claims[number % len(claims)], f"busy {number}"), POLICY)
+            hold = holds.place(tx, _renamed(claims[number % len(claims)], f"{book.worker.id} {number}"), POLICY)
             match random.randrange(10):
                 case 0:
                     holds.release(tx, hold.id)
