@@ -96,8 +96,7 @@ class Book:
         self.db.conn.execute("PRAGMA foreign_keys = ON")
 
     def findings(self) -> list[Finding]:
-        with self.db.read() as tx:
-            return list(verify(tx))
+        return list(verify(self.db))
 
     # who
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from ..errors import ProblemsFound
-from ..store.verify import Counts, Finding
+from ..store.db import Database
+from ..store.verify import Counts, Finding, Repaired
+from ..store.verify import repair as put_right
 from ..store.verify import verify as recompute
-from .columns import Column, Kind
+from .columns import Column, Kind, Row, Show
 from .context import open_store
 from .grammar import alone, verb
 from .output import listing, verdict
@@ -25,6 +29,7 @@ COLUMNS = (
     Column("stored"),
     Column("expected"),
     Column("derived", Kind.FLAG),
+    Column("repaired", Kind.FLAG, Show.USED),
 )
 
 WORDS = {
@@ -37,37 +42,95 @@ WORDS = {
 }
 """What one and what several of the counted things are called."""
 
+Checked = dict[str, int]
+
 
 @verb(
     app,
     "verify",
     examples="""
     llmgate verify
+    llmgate verify --repair
     llmgate verify --json
     """,
 )
-def verify(ctx: typer.Context) -> None:
+def verify(
+    ctx: typer.Context,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Put right what is derived, say what it was, and look again.")
+    ] = False,
+) -> None:
     """Recompute the books, and say where they differ.
 
-    Every balance, cost, charge and sum is worked out again from entries, requests and prices. Exit code 3 if anything
-    differs. What is derived follows from the rest and can be put right; a fact that was changed needs a backup.
+    Every balance, cost, charge and sum is worked out again from entries, requests and prices; a daemon may go on
+    serving meanwhile. Exit code 3 if anything differs. What is derived follows from the rest, and --repair puts it
+    right; a fact that was changed is never touched: it needs a backup.
     """
-    counts = Counts()
-    with open_store(ctx, create=False) as db, db.read() as tx:
-        findings = list(recompute(tx, counts))
-    checked = msgspec.structs.asdict(counts)
+    repaired: list[Repaired] = []
+    with open_store(ctx, create=False) as db:
+        findings, checked = _look(db)
+        if repair:
+            repaired = list(put_right(db, findings))
+        if repaired:
+            findings, checked = _look(db)
     if session(ctx).wanted is Format.JSON:
-        _write_json(checked, findings)
-    elif findings:
-        listing(ctx, COLUMNS, [msgspec.structs.asdict(finding) for finding in findings], empty="")
-    looked_at = ", ".join(f"{number:,} {WORDS[name][number != 1]}" for name, number in checked.items())
+        _write_json(checked, findings, repaired if repair else None)
+    elif findings or repaired:
+        listing(ctx, COLUMNS, [*map(_mended, repaired), *map(_found, findings)], empty="")
+    said = f"checked {_told(checked)}"
     if findings:
-        differ = "1 figure differs" if len(findings) == 1 else f"{len(findings)} figures differ"
-        raise ProblemsFound(f"the books don't balance: {differ} (checked {looked_at})")
-    verdict(ctx, f"the books balance: checked {looked_at}")
+        raise ProblemsFound(f"the books don't balance: {_differ(len(findings))} ({said}): {_cure(findings)}")
+    put = f"put right {_figures(len(repaired))}, " if repaired else ""
+    verdict(ctx, f"the books balance: {put}{said}")
 
 
-def _write_json(checked: dict[str, int], findings: list[Finding]) -> None:
-    found = {"ok": not findings, "checked": checked, "findings": msgspec.to_builtins(findings)}
+def _look(db: Database) -> tuple[list[Finding], Checked]:
+    counts = Counts()
+    findings = list(recompute(db, counts))
+    return findings, msgspec.structs.asdict(counts)
+
+
+def _found(finding: Finding) -> Row:
+    return {**{name: getattr(finding, name) for name in _FINDING}, "repaired": False}
+
+
+def _mended(one: Repaired) -> Row:
+    figures = {"stored": one.before, "expected": one.after}
+    return {"check": one.check, "subject": one.subject, **figures, "derived": True, "repaired": True}
+
+
+_FINDING = ("check", "subject", "stored", "expected", "derived")
+
+
+def _told(checked: Checked) -> str:
+    return ", ".join(f"{number:,} {WORDS[name][number != 1]}" for name, number in checked.items())
+
+
+def _figures(number: int) -> str:
+    return "1 figure" if number == 1 else f"{number:,} figures"
+
+
+def _differ(number: int) -> str:
+    return f"{_figures(number)} differ{'s' if number == 1 else ''}"
+
+
+def _cure(findings: Sequence[Finding]) -> str:
+    """What an admin can do about it."""
+    derived = sum(finding.derived for finding in findings)
+    if not derived:
+        return "facts can't be put right: compare with a backup"
+    if derived == len(findings):
+        return "`llmgate verify --repair` puts that right"
+    return f"`llmgate verify --repair` puts {derived:,} right; the rest are facts: compare with a backup"
+
+
+def _write_json(checked: Checked, findings: Sequence[Finding], repaired: Sequence[Repaired] | None) -> None:
+    found: dict[str, Any] = {
+        "ok": not findings,
+        "checked": checked,
+        "findings": [{name: getattr(finding, name) for name in _FINDING} for finding in findings],
+    }
+    if repaired is not None:
+        found["repaired"] = msgspec.to_builtins(repaired)
     json.dump(found, sys.stdout, indent=2)
     sys.stdout.write("\n")

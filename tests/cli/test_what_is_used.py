@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -176,40 +175,6 @@ def test_models_come_with_their_prices(cli: Cli) -> None:
     assert [row["model"] for row in cli.data("models", "--search", "FAST")] == ["fast"]
     assert cli.data("models", "list", "--search", "nothing like it") == []
     assert not (cli.folder / "llmgate.db").exists(), "prices need no database"
-
-
-# ── verify ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_books_that_balance(reader: Cli) -> None:
-    done = reader("verify")
-    assert done.err == ""
-    assert done.out == "the books balance: checked 2 entries, 5 usage rows, 3 accounts, 0 holds, 4 roll-ups, 0 limits\n"
-    found = reader.data("verify")
-    assert found == {
-        "ok": True,
-        "checked": {"entries": 2, "usage": 5, "accounts": 3, "holds": 0, "rollups": 4, "counters": 0},
-        "findings": [],
-    }
-
-
-def test_books_that_do_not(cli: Cli) -> None:
-    path = books.fill(cli.folder / "llmgate.db")
-    with sqlite3.connect(path) as other:
-        other.execute("UPDATE accounts SET balance_nano = balance_nano + 1 WHERE kind = 'team'")
-        other.execute("DROP TRIGGER usage_is_not_edited")
-        other.execute("UPDATE usage SET cost_nano = 7 WHERE id = 1")
-    other.close()
-    done = cli("--db", path, "verify", code=3)
-    assert "team research" in done.out
-    assert "$249.998000001" in done.out
-    assert done.err.startswith("llmgate: the books don't balance: ")
-    assert done.err.count("\n") == 1
-    in_json = cli("--db", path, "verify", "--json", code=3)
-    assert in_json.error["code"] == "problems_found"
-    assert in_json.json["ok"] is False
-    assert {finding["check"] for finding in in_json.json["findings"]} >= {"balance", "cost"}
-    assert "usage 1" in cli("--db", path, "verify", "--format", "csv", code=3).out
 
 
 # ── audit ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
