@@ -86,7 +86,7 @@ class Purse:
 
     def spend(self, amount: int, own: int | None = None) -> list[tuple[int, int]]:
         """Of which grants how much; `own` first, 0 being the pool."""
-        drawn = []
+        drawn: list[tuple[int, int]] = []
         if own == 0:
             amount -= self._from_pool(amount, drawn)
         for lot in sorted(self.lots, key=lambda lot: lot[0] != own):
