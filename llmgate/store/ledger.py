@@ -352,40 +352,26 @@ def _expired(tx: Tx, entry_id: int) -> int:
 def expire_due(tx: Tx, account_id: int) -> int:
     """Take away the credits of an account that have expired unused. Returns how much. One point read if none are due.
 
-    Why this never takes what is used: a request that was placed before credits expired may be charged to them until it
-    is settled, at most what it holds. So of the lot that expires first, what such requests hold stays; what it can't
-    cover of that stays of the next, and so on. The rest of a lot no charge can reach any more - except one that was
-    corrected later (the owner of a hold was believed dead), or that overran: then other credits, or debt, make it up.
-    Besides, never more than available: what is held of it or not, the balance carries all requests in flight.
+    Why this never takes what is used: it takes what would be left if each request in flight were charged all that it
+    holds. A lot has never less left for a smaller charge (`expiry` spends in a fixed order), so whatever they come to,
+    what was taken stays unused - except if a charge was corrected later (the owner of a hold was believed dead) or
+    overran: then other credits, or debt, make it up. Lots that have something left in spite of all holds add up to at
+    most what is available, so the balance keeps carrying the requests in flight.
     """
     next_ms = tx.value("SELECT expires_next_ms FROM accounts WHERE id = ?", account_id)
     if next_ms is None or next_ms > tx.now_ms:
         return 0
-    total = held = since_ms = 0
-    found = purse(tx, account_id)
-    for lot in found.left():
-        if lot.expires_ms is None or lot.expires_ms > tx.now_ms:
-            break
-        held += _held(tx, account_id, since_ms, lot.expires_ms)
-        since_ms = lot.expires_ms
-        kept = min(lot.left_nano, held)
-        held -= kept
-        amount = min(lot.left_nano - kept, available(tx, account_id))
-        if amount > 0:
+    found, total = purse(tx, account_id), 0
+    expired = [lot for lot in found.left() if lot.expires_ms is not None and lot.expires_ms <= tx.now_ms]
+    unused = purse(tx, account_id, with_holds=True) if expired else found
+    for lot in expired:
+        amount = unused.lots[lot.entry_id].left_nano
+        if amount:
             append(tx, account_id, "expire", -amount, cause=lot.entry_id)
             lot.left_nano -= amount
             total += amount
     tx.execute("UPDATE accounts SET expires_next_ms = ? WHERE id = ?", (_next_ms(found, tx.now_ms), account_id))
     return total
-
-
-def _held(tx: Tx, account_id: int, since_ms: int, until_ms: int) -> int:
-    """What is held by requests that were placed from a moment on and before another."""
-    value: int = tx.value(
-        "SELECT coalesce(sum(amount_nano), 0) FROM holds WHERE account_id = ? AND placed_ms >= ? AND placed_ms < ?",
-        *(account_id, since_ms, until_ms),
-    )
-    return value
 
 
 def due(tx: Tx) -> list[int]:
@@ -420,16 +406,23 @@ def lots(tx: Tx, account_id: int) -> list[Lot]:
     return purse(tx, account_id).left()
 
 
-def purse(tx: Tx, account_id: int) -> Purse:
-    """The credits of an account by when they expire, from first facts: entries and charges."""
+def purse(tx: Tx, account_id: int, *, with_holds: bool = False) -> Purse:
+    """The credits of an account by when they expire, from first facts: entries and charges.
+
+    `with_holds`: as if each request in flight were charged all that it holds.
+    """
     entries = tx.execute("SELECT * FROM entries WHERE account_id = ? ORDER BY id", (account_id,)).fetchall()
+    sql = "SELECT placed_ms, amount_nano FROM holds WHERE account_id = ?"
+    holds = tx.execute(sql, (account_id,)).fetchall() if with_holds else []
 
     def charged(since_ms: int, until_ms: int | None) -> int:
-        value: int = tx.value(
+        end_ms = MAX_NANO if until_ms is None else until_ms
+        settled: int = tx.value(
             "SELECT coalesce(sum(charge_nano), 0) FROM usage WHERE account_id = ? AND time_ms >= ? AND time_ms < ?",
-            *(account_id, since_ms, MAX_NANO if until_ms is None else until_ms),
+            *(account_id, since_ms, end_ms),
         )
-        return value
+        held: int = sum(hold["amount_nano"] for hold in holds if since_ms <= hold["placed_ms"] < end_ms)
+        return settled + held
 
     return replay(entries, charged)
 

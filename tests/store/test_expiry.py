@@ -485,6 +485,17 @@ def test_what_was_placed_after_credits_expired_holds_others(book: Book, key: str
     assert book.money("alice") == (10, 0)
 
 
+def test_a_request_in_flight_keeps_only_credits_that_were_there_when_it_was_placed(book: Book, key: str) -> None:
+    at(book, 100, ledger.add, "alice", 3, expires_ms=1000)
+    at(book, 100, ledger.add, "alice", 7)
+    hold = book.place(key, bound=10, output=0, now_ms=200)
+    at(book, 300, ledger.add, "alice", 10, expires_ms=900)
+    assert expire(book, 1000) == 10
+    assert entries(book)[3:] == [("expire", -10, 3)]
+    book.settle(hold, Meters(input=10, calls=1))
+    assert (expire(book, 1000 + LATER), book.money("alice")) == (0, (0, 0))
+
+
 def test_expiry_never_takes_what_is_held_by_whom(book: Book) -> None:
     """A metered account may hold more than it has: nothing is taken that would be needed for it."""
     key = book.user("alice", billing=Billing.METERED)
