@@ -238,8 +238,9 @@ class Walk:
             with pytest.raises(Refusal), self.book.write(self.now) as tx:
                 ledger.reverse(tx, number)
             return
-        for who in {(self.drawn.get(half) or self.given[half])[0] for half in both}:
-            self.now += 1
+        self.now += 1
+        for who in sorted({(self.drawn.get(half) or self.given[half])[0] for half in both}):
+            self.now -= 1  # all at one moment
             self.tick(who)
             expire(self.book, self.now, who)
         if number in self.given:
