@@ -18,7 +18,7 @@ from ..types import Billing
 from .addresses import base_url
 from .columns import Column, Kind, Row, Show, shown
 from .context import config_of, open_store
-from .credits import became_prepaid
+from .credits import consequences
 from .grammar import noun, verb
 from .options import NoteOption, require_changes, retagged, tags, words
 from .output import listing, result, single
@@ -250,8 +250,7 @@ def _about_user(done: Done) -> list[str]:
     lines = [f"user {user} is new"] if done.user_added else []
     if done.moved:
         lines.append(f"{user} has {dollars(done.moved.balance_nano)} of credits")
-        if done.moved.became_prepaid:
-            lines.append(became_prepaid(user))
+        lines += consequences(user, done.moved)
     return lines
 
 

@@ -55,11 +55,12 @@ COLUMNS = (
     Column("duration_ms", Kind.NUMBER, minor=2),
     Column("ttft_ms", Kind.NUMBER, Show.NEVER),
     Column("tags", Kind.MAP, Show.USED, minor=2),
+    Column("account", Kind.WORD, Show.NEVER),
 )
 
 AS_STORED = (
-    *("id", "request_id", "user", "team", "model", "upstream", "format", "status", "source", "cost_source"),
-    *("http_status", "duration_ms", "ttft_ms"),
+    *("id", "request_id", "user", "team", "account", "model", "upstream", "format", "status", "source"),
+    *("cost_source", "http_status", "duration_ms", "ttft_ms"),
 )
 
 

@@ -6,6 +6,11 @@ Invariants:
 - An entry is never edited or deleted (triggers see to it); a wrong one is reversed by another, once.
 - Each entry's hash covers its content and the hash before it, so a book that was changed from outside shows it.
 - The same `ref` with the same account and amount is the same entry: adding it again changes nothing.
+- Credits that were granted until a moment are taken away by an `expire` entry, as far as nobody used them (`expiry`
+  says which those are) and no request in flight may still do so: `expire_due`, inside the transaction of whoever asks,
+  so that it happens once however many ask. It never takes what is held, so never more than there is. What the requests
+  leave over expires later, so that one grant may expire in several entries.
+- A row's refunds, less those that were reversed, never exceed its charge.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from ..money import MAX_NANO, dollars
 from ..types import Billing
 from . import accounts, audit
 from .db import Row, Tx
+from .expiry import Lot, Purse, replay
 
 _HASHED = (
     "id",
@@ -35,10 +41,14 @@ _HASHED = (
     "created_ms",
 )
 
+LOOK_AGAIN_MS = 10_000
+"""How soon expired credits that requests in flight hold are looked at again: each look replays the account."""
+
 
 def entry_hash(before: bytes, fields: dict[str, Any]) -> bytes:
-    """SHA-256 over the hash before and the entry's content in a fixed order."""
-    content = msgspec.json.encode([fields[name] for name in _HASHED])
+    """SHA-256 over the hash before and the entry's content in a fixed order; a cause where there is one, at its end."""
+    cause = (fields["cause"],) if fields["cause"] is not None else ()
+    content = msgspec.json.encode([*(fields[name] for name in _HASHED), *cause])
     return hashlib.sha256(before + content).digest()
 
 
@@ -52,9 +62,14 @@ def append(
     note: str | None = None,
     reverses: int | None = None,
     usage_id: int | None = None,
+    cause: int | None = None,
     expires_ms: int | None = None,
 ) -> int:
-    """Write one entry and move the cached balance with it. Returns the entry's id."""
+    """Write one entry and move the cached balance with it. Returns the entry's id. Raises Refusal for an amount that
+    the balance can't hold.
+    """
+    if abs(balance(tx, account_id) + amount_nano) > MAX_NANO:
+        raise Refusal(f"{dollars(abs(amount_nano))} is more than a balance can hold")
     last = tx.one("SELECT id, hash FROM entries ORDER BY id DESC LIMIT 1")
     entry_id: int = (last["id"] if last else 0) + 1
     fields: dict[str, Any] = {
@@ -67,6 +82,7 @@ def append(
         "actor": tx.actor,
         "reverses": reverses,
         "usage_id": usage_id,
+        "cause": cause,
         "expires_ms": expires_ms,
         "created_ms": tx.now_ms,
     }
@@ -75,7 +91,14 @@ def append(
         f"INSERT INTO entries ({', '.join(fields)}) VALUES ({', '.join(':' + name for name in fields)})",
         fields,
     )
-    tx.execute("UPDATE accounts SET balance_nano = balance_nano + ? WHERE id = ?", (amount_nano, account_id))
+    tx.execute(
+        """
+        UPDATE accounts SET balance_nano = balance_nano + :amount_nano,
+          expires_next_ms = coalesce(min(expires_next_ms, :expires_ms), :expires_ms, expires_next_ms)
+        WHERE id = :account_id
+        """,
+        fields,
+    )
     return entry_id
 
 
@@ -85,8 +108,12 @@ class Moved(msgspec.Struct, frozen=True):
     entry_id: int
     balance_nano: int
     became_prepaid: bool = False
+    relieved: str | None = None
+    """The team that paid the requests of this user until now; from now on the user's own account does."""
     repeated: bool = False
     """The `ref` was known: nothing was done again."""
+    other: Moved | None = None
+    """The half of a transfer that went to the other account."""
 
 
 def add(
@@ -102,51 +129,305 @@ def add(
     account_id, name = accounts.account_of(tx, target)
     if amount_nano <= 0:
         raise UsageError("credits are added in amounts above 0; `llmgate credits take` takes them away")
-    known = tx.one("SELECT * FROM entries WHERE ref = ?", ref) if ref is not None else None
+    expire_due(tx, account_id)
+    known = _known(tx, ref, account_id=account_id, amount_nano=amount_nano, kind="add")
     if known:
-        if (known["account_id"], known["amount_nano"], known["kind"]) != (account_id, amount_nano, "add"):
-            raise Refusal(
-                f"ref {ref!r} belongs to entry {known['id']} with another account or amount: choose another ref",
-                code="conflict",
-            )
         return Moved(known["id"], balance(tx, account_id), repeated=True)
-    if balance(tx, account_id) + amount_nano > MAX_NANO:
-        raise Refusal(f"{dollars(amount_nano)} is more than a balance can hold")
     entry_id = append(tx, account_id, "add", amount_nano, ref=ref, note=note, expires_ms=expires_ms)
-    became = tx.value("SELECT billing FROM accounts WHERE id = ? AND billing_source = 'default'", account_id)
-    if became:
-        accounts.set_billing(tx, account_id, Billing.PREPAID, "credits")
+    became, relieved = _credited(tx, account_id)
     audit.record(tx, "credits.add", name, after={"entry": entry_id, "amount_nano": amount_nano, "ref": ref})
-    return Moved(entry_id, balance(tx, account_id), became_prepaid=became == Billing.METERED)
+    return Moved(entry_id, balance(tx, account_id), became_prepaid=became, relieved=relieved)
+
+
+def _known(tx: Tx, ref: str | None, **facts: Any) -> Row | None:
+    """The entry of a ref that was given before. Raises Refusal where that was for something else."""
+    known = tx.one("SELECT * FROM entries WHERE ref = ?", ref) if ref is not None else None
+    if known and any(known[name] != fact for name, fact in facts.items()):
+        raise _other(ref, known)
+    return known
+
+
+def _other(ref: str | None, known: Row) -> Refusal:
+    return Refusal(
+        f"ref {ref!r} belongs to entry {known['id']} with another account or amount: choose another ref",
+        code="conflict",
+    )
+
+
+def _credited(tx: Tx, account_id: int) -> tuple[bool, str | None]:
+    """An account got credits: unless somebody said otherwise by hand, it is prepaid, and a user pays with its own.
+
+    Returns whether it was metered before, and the team that paid for the user.
+    """
+    before = tx.one(
+        """
+        SELECT a.billing, 'team:' || t.name AS team FROM accounts a
+        LEFT JOIN users u ON u.account_id = a.id
+        LEFT JOIN teams t ON t.id = u.team_id
+        WHERE a.id = ? AND a.billing_source = 'default'
+        """,
+        account_id,
+    )
+    if before is None:
+        return False, None
+    accounts.set_billing(tx, account_id, Billing.PREPAID, "credits")
+    return before["billing"] == Billing.METERED, before["team"]
 
 
 def take(tx: Tx, target: str, amount_nano: int, *, note: str | None = None, force: bool = False) -> Moved:
-    """Take credits away; more than is available only by `force`."""
+    """Take credits away, those that expire first, first; more than is available only by `force`."""
     account_id, name = accounts.account_of(tx, target)
     if amount_nano <= 0:
         raise UsageError("credits are taken in amounts above 0")
+    expire_due(tx, account_id)
+    _afford(tx, account_id, name, amount_nano, force=force)
+    entry_id = append(tx, account_id, "take", -amount_nano, note=note)
+    audit.record(tx, "credits.take", name, after={"entry": entry_id, "amount_nano": -amount_nano, "force": force})
+    return Moved(entry_id, balance(tx, account_id))
+
+
+def _afford(tx: Tx, account_id: int, name: str, amount_nano: int, *, force: bool) -> None:
     free = available(tx, account_id)
     if amount_nano > free and not force:
         raise Refusal(
             f"{name} has {dollars(free)} available, less than {dollars(amount_nano)}: take less, or add --force",
             code="insufficient_credits",
         )
-    entry_id = append(tx, account_id, "take", -amount_nano, note=note)
-    audit.record(tx, "credits.take", name, after={"entry": entry_id, "amount_nano": -amount_nano, "force": force})
-    return Moved(entry_id, balance(tx, account_id))
+
+
+def transfer(
+    tx: Tx,
+    giver: str,
+    taker: str,
+    amount_nano: int,
+    *,
+    ref: str | None = None,
+    note: str | None = None,
+    force: bool = False,
+) -> Moved:
+    """Move credits from one account to another: two entries, of which the second has the first as its cause.
+
+    Those that expire first go first; with the new account they don't expire any more. The `ref` is the first entry's.
+    """
+    giver_id, giver = accounts.account_of(tx, giver)
+    taker_id, taker = accounts.account_of(tx, taker)
+    if amount_nano <= 0:
+        raise UsageError("credits are transferred in amounts above 0; to transfer back, swap the two accounts")
+    if giver_id == taker_id:
+        raise UsageError(f"{giver} can't transfer to itself: name two accounts")
+    expire_due(tx, giver_id)
+    expire_due(tx, taker_id)
+    known = _known(tx, ref, account_id=giver_id, amount_nano=-amount_nano, kind="transfer")
+    if known:
+        half = tx.one("SELECT * FROM entries WHERE cause = ? AND kind = 'transfer'", known["id"])
+        if half is None or half["account_id"] != taker_id:
+            raise _other(ref, known)
+        took = Moved(half["id"], balance(tx, taker_id), repeated=True)
+        return Moved(known["id"], balance(tx, giver_id), repeated=True, other=took)
+    _afford(tx, giver_id, giver, amount_nano, force=force)
+    gave_id = append(tx, giver_id, "transfer", -amount_nano, ref=ref, note=note)
+    took_id = append(tx, taker_id, "transfer", amount_nano, note=note, cause=gave_id)
+    became, relieved = _credited(tx, taker_id)
+    after = {"entries": [gave_id, took_id], "to": taker, "amount_nano": amount_nano, "ref": ref, "force": force}
+    audit.record(tx, "credits.transfer", giver, after=after)
+    took = Moved(took_id, balance(tx, taker_id), became_prepaid=became, relieved=relieved)
+    return Moved(gave_id, balance(tx, giver_id), other=took)
+
+
+def refund(
+    tx: Tx, usage: str, amount_nano: int | None = None, *, ref: str | None = None, note: str | None = None
+) -> Moved:
+    """Give back what a request was charged, or a part of it, to the account that paid.
+
+    `usage` is a row's id or its request's. The row stays as it is, and so do the limits that it counts for. What was
+    refunded doesn't expire.
+    """
+    row = _charged_row(tx, usage)
+    if amount_nano is not None and amount_nano <= 0:
+        raise UsageError("a refund is above 0; without --amount it is all that was charged")
+    expire_due(tx, row["account_id"])
+    asked = {} if amount_nano is None else {"amount_nano": amount_nano}
+    known = _known(tx, ref, account_id=row["account_id"], kind="refund", usage_id=row["id"], **asked)
+    if known:
+        return Moved(known["id"], balance(tx, row["account_id"]), repeated=True)
+    room = row["charge_nano"] - _refunded(tx, row["id"])
+    if not row["charge_nano"]:
+        raise Refusal(f"request {row['request_id']} was charged nothing: there is nothing to refund", code="conflict")
+    if room <= 0:
+        raise Refusal(f"request {row['request_id']} was refunded in full already: nothing is left", code="conflict")
+    if amount_nano is not None and amount_nano > room:
+        raise Refusal(
+            f"of the {dollars(row['charge_nano'])} that request {row['request_id']} was charged, {dollars(room)} can "
+            "still be refunded: refund less, or leave --amount out; `llmgate credits add` gives more",
+            code="conflict",
+        )
+    amount = room if amount_nano is None else amount_nano
+    entry_id = append(tx, row["account_id"], "refund", amount, ref=ref, note=note, usage_id=row["id"])
+    audit.record(tx, "credits.refund", row["request_id"], after={"entry": entry_id, "amount_nano": amount, "ref": ref})
+    return Moved(entry_id, balance(tx, row["account_id"]))
+
+
+def _charged_row(tx: Tx, usage: str) -> Row:
+    """A usage row by its id or its request's. Raises Refusal `not_found`."""
+    number = int(usage) if usage.isascii() and usage.isdigit() and len(usage) <= 18 else None
+    row = tx.one("SELECT * FROM usage WHERE id = ? OR request_id = ?", number, usage)
+    if row is not None:
+        return row
+    if tx.one("SELECT 1 FROM holds WHERE id = ? OR request_id = ?", number, usage):
+        raise Refusal(f"request {usage} is still in flight: refund it when it has ended", code="conflict")
+    raise Refusal(
+        f"there is no usage row {usage!r}: `llmgate usage --json` shows each one's `id` and `request_id`; "
+        "for one that was pruned, `llmgate credits add` gives the amount back",
+        code="not_found",
+    )
+
+
+def _refunded(tx: Tx, usage_id: int) -> int:
+    """What was refunded of a row. A refund that was reversed doesn't count."""
+    value: int = tx.value(
+        "SELECT coalesce(sum(amount_nano), 0) FROM entries e WHERE usage_id = ? AND kind = 'refund' "
+        "AND NOT EXISTS (SELECT 1 FROM entries r WHERE r.reverses = e.id)",
+        usage_id,
+    )
+    return value
 
 
 def reverse(tx: Tx, entry_id: int, *, note: str | None = None) -> Moved:
-    """Undo an entry by another of the opposite amount, once."""
+    """Undo an entry by another of the opposite amount, once; both halves of a transfer together.
+
+    Of a grant only what hasn't expired is taken back: the rest is gone already.
+    """
     entry = entry_row(tx, entry_id)
+    moved = _reverse(tx, entry, note)
+    if entry["kind"] == "transfer":
+        half = tx.value("SELECT id FROM entries WHERE cause = ? AND kind = 'transfer'", entry_id) or entry["cause"]
+        moved = msgspec.structs.replace(moved, other=_reverse(tx, entry_row(tx, half), note))
+    amount = entry_row(tx, moved.entry_id)["amount_nano"]
+    audit.record(tx, "credits.reverse", str(entry_id), after={"entry": moved.entry_id, "amount_nano": amount})
+    return moved
+
+
+def _reverse(tx: Tx, entry: Row, note: str | None) -> Moved:
+    entry_id, account_id, amount = entry["id"], entry["account_id"], entry["amount_nano"]
     if entry["kind"] == "reverse":
         raise Refusal(f"entry {entry_id} is itself a reversal: add or take the amount instead", code="conflict")
-    done = tx.value("SELECT id FROM entries WHERE reverses = ?", entry_id)
+    if entry["kind"] == "closing":
+        raise Refusal(f"entry {entry_id} stands for the charges of requests: add the amount instead", code="conflict")
+    done = _reversal(tx, entry_id)
     if done:
         raise Refusal(f"entry {entry_id} was reversed already, by entry {done}", code="conflict")
-    new_id = append(tx, entry["account_id"], "reverse", -entry["amount_nano"], note=note, reverses=entry_id)
-    audit.record(tx, "credits.reverse", str(entry_id), after={"entry": new_id, "amount_nano": -entry["amount_nano"]})
-    return Moved(new_id, balance(tx, entry["account_id"]))
+    if entry["kind"] == "expire" and _reversal(tx, entry["cause"]):
+        raise Refusal(
+            f"entry {entry_id} expired what entry {entry['cause']} had granted, and that was reversed: "
+            "add the amount instead",
+            code="conflict",
+        )
+    expire_due(tx, account_id)
+    amount += _expired(tx, entry_id)
+    if not amount:
+        raise Refusal(f"all of entry {entry_id} has expired: there is nothing to reverse", code="conflict")
+    new_id = append(tx, account_id, "reverse", -amount, note=note, reverses=entry_id)
+    return Moved(new_id, balance(tx, account_id))
+
+
+def _reversal(tx: Tx, entry_id: int) -> int | None:
+    """The entry that reversed another, if one did."""
+    value: int | None = tx.value("SELECT id FROM entries WHERE reverses = ?", entry_id)
+    return value
+
+
+def _expired(tx: Tx, entry_id: int) -> int:
+    """What has expired of a grant, as a negative amount. An expiry that was reversed doesn't count."""
+    value: int = tx.value(
+        "SELECT coalesce(sum(amount_nano), 0) FROM entries e WHERE cause = ? AND kind = 'expire' "
+        "AND NOT EXISTS (SELECT 1 FROM entries r WHERE r.reverses = e.id)",
+        entry_id,
+    )
+    return value
+
+
+# ── expiry ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def expire_due(tx: Tx, account_id: int) -> int:
+    """Take away the credits of an account that have expired unused. Returns how much. One point read if none are due.
+
+    Why this never takes what is used: it takes what would be left if each request in flight were charged all that it
+    holds. A lot has never less left for a smaller charge (`expiry` spends in a fixed order), so whatever they come to,
+    what was taken stays unused - except if a charge was corrected later (the owner of a hold was believed dead) or
+    overran: then other credits, or debt, make it up. Lots that have something left in spite of all holds add up to at
+    most what is available, so the balance keeps carrying the requests in flight.
+    """
+    next_ms = tx.value("SELECT expires_next_ms FROM accounts WHERE id = ?", account_id)
+    if next_ms is None or next_ms > tx.now_ms:
+        return 0
+    found, total = purse(tx, account_id), 0
+    expired = [lot for lot in found.left() if lot.expires_ms is not None and lot.expires_ms <= tx.now_ms]
+    unused = purse(tx, account_id, with_holds=True) if expired else found
+    for lot in expired:
+        amount = unused.lots[lot.entry_id].left_nano
+        if amount:
+            append(tx, account_id, "expire", -amount, cause=lot.entry_id)
+            lot.left_nano -= amount
+            total += amount
+    tx.execute("UPDATE accounts SET expires_next_ms = ? WHERE id = ?", (_next_ms(found, tx.now_ms), account_id))
+    return total
+
+
+def due(tx: Tx) -> list[int]:
+    """The accounts where credits may have expired that were not taken away yet. Reads only."""
+    return [row[0] for row in tx.execute("SELECT id FROM accounts WHERE expires_next_ms <= ?", (tx.now_ms,))]
+
+
+def expire_all_due(tx: Tx) -> int:
+    """Take away what has expired, of every account. Returns how much."""
+    return sum(expire_due(tx, account_id) for account_id in due(tx))
+
+
+def expires_next(tx: Tx, account_id: int) -> int | None:
+    """When credits of an account expire next, from first facts: the latest that `accounts.expires_next_ms` may say.
+
+    An earlier moment there only means that this is looked at once too often, and null that nothing is left to expire.
+    """
+    return _next_ms(purse(tx, account_id), tx.now_ms)
+
+
+def _next_ms(found: Purse, now_ms: int) -> int | None:
+    """Lots that are used up count as long as they are good: a reversal may fill them again. What has expired and is
+    still held by requests in flight is looked at again after a while.
+    """
+    moments = [lot.expires_ms for lot in found.lots.values() if lot.expires_ms is not None]
+    again = any(lot.left_nano for lot in found.lots.values() if lot.expires_ms is not None and lot.expires_ms <= now_ms)
+    return min((*(ms for ms in moments if ms > now_ms), *([now_ms + LOOK_AGAIN_MS] if again else ())), default=None)
+
+
+def lots(tx: Tx, account_id: int) -> list[Lot]:
+    """What is left of the credits of an account that expire, those that expire first, first."""
+    return purse(tx, account_id).left()
+
+
+def purse(tx: Tx, account_id: int, *, with_holds: bool = False) -> Purse:
+    """The credits of an account by when they expire, from first facts: entries and charges.
+
+    `with_holds`: as if each request in flight were charged all that it holds.
+    """
+    entries = tx.execute("SELECT * FROM entries WHERE account_id = ? ORDER BY id", (account_id,)).fetchall()
+    sql = "SELECT placed_ms, amount_nano FROM holds WHERE account_id = ?"
+    holds = tx.execute(sql, (account_id,)).fetchall() if with_holds else []
+
+    def charged(since_ms: int, until_ms: int | None) -> int:
+        end_ms = MAX_NANO if until_ms is None else until_ms
+        settled: int = tx.value(
+            "SELECT coalesce(sum(charge_nano), 0) FROM usage WHERE account_id = ? AND time_ms >= ? AND time_ms < ?",
+            *(account_id, since_ms, end_ms),
+        )
+        held: int = sum(hold["amount_nano"] for hold in holds if since_ms <= hold["placed_ms"] < end_ms)
+        return settled + held
+
+    return replay(entries, charged)
+
+
+# ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def balance(tx: Tx, account_id: int) -> int:
@@ -160,23 +441,41 @@ def available(tx: Tx, account_id: int) -> int:
     return value
 
 
-def list_accounts(tx: Tx) -> list[Row]:
-    """Every account with its owner, balance and holds."""
+def list_accounts(tx: Tx, account_id: int | None = None) -> list[Row]:
+    """Every account, or one, with its owner, balance and holds; `payer`, the full name of the account that pays for
+    the user's requests (null for a team); and `pays_for`, a JSON array of the users whose requests it pays.
+    """
     return tx.execute(
-        """
-        SELECT a.*, coalesce(u.name, t.name) AS name, u.name AS user, coalesce(t.name, ut.name) AS team
+        f"""
+        WITH paying AS (
+          SELECT u.id AS user_id, u.name, {accounts.PAYER} AS payer_id
+          FROM users u JOIN accounts ua ON ua.id = u.account_id LEFT JOIN teams t ON t.id = u.team_id
+        ), sums AS (
+          SELECT payer_id, json_group_array(name) AS pays_for
+          FROM (SELECT * FROM paying ORDER BY name) GROUP BY payer_id
+        )
+        SELECT a.*, coalesce(u.name, t.name) AS name, u.name AS user, coalesce(t.name, ut.name) AS team,
+               coalesce(s.pays_for, '[]') AS pays_for,
+               CASE p.payer_id WHEN a.id THEN u.name ELSE 'team:' || ut.name END AS payer
         FROM accounts a
         LEFT JOIN users u ON u.account_id = a.id
         LEFT JOIN teams ut ON ut.id = u.team_id
         LEFT JOIN teams t ON t.account_id = a.id
+        LEFT JOIN paying p ON p.user_id = u.id
+        LEFT JOIN sums s ON s.payer_id = a.id
+        WHERE :account_id IS NULL OR a.id = :account_id
         ORDER BY a.kind DESC, name
-        """
+        """,
+        {"account_id": account_id},
     ).fetchall()
 
 
 def history(tx: Tx, account_id: int) -> list[Row]:
     """The account's entries, oldest first, each with `moved_nano`, the sum of all entries up to it; `charged_nano`, the
-    charges of the requests since the entry before; and `balance_nano`, the balance that both left.
+    charges of the requests since the entry before; `balance_nano`, the balance that both left; and `other`, the other
+    account of a transfer.
+
+    A request counts from the moment it was placed, so that one in flight changes the balances after it when it ends.
     """
     return tx.execute(
         """
@@ -190,8 +489,15 @@ def history(tx: Tx, account_id: int) -> list[Row]:
           ), 0) AS charged_nano
           FROM dated d
         )
-        SELECT *, sum(amount_nano) OVER upto AS moved_nano, sum(amount_nano - charged_nano) OVER upto AS balance_nano
-        FROM charged WINDOW upto AS (ORDER BY id) ORDER BY id
+        SELECT c.*, sum(c.amount_nano) OVER upto AS moved_nano,
+               sum(c.amount_nano - c.charged_nano) OVER upto AS balance_nano,
+               coalesce(u.name, 'team:' || t.name) AS other
+        FROM charged c
+        LEFT JOIN entries h ON c.kind = 'transfer'
+                            AND h.id = coalesce(c.cause, (SELECT id FROM entries WHERE cause = c.id))
+        LEFT JOIN users u ON u.account_id = h.account_id
+        LEFT JOIN teams t ON t.account_id = h.account_id
+        WINDOW upto AS (ORDER BY c.id) ORDER BY c.id
         """,
         {"account_id": account_id},
     ).fetchall()

@@ -320,8 +320,11 @@ ALTER TABLE entries ADD COLUMN cause INTEGER REFERENCES entries (id);
 CREATE INDEX entries_by_cause ON entries (cause) WHERE cause IS NOT NULL;
 CREATE INDEX entries_by_usage ON entries (usage_id) WHERE usage_id IS NOT NULL;
 
--- Derived: when the next credits of an account expire; null: none do.
+-- Derived: when the next credits of an account expire, or earlier; null: none do.
 ALTER TABLE accounts ADD COLUMN expires_next_ms INTEGER;
+
+-- What an account was charged in a span, from the index alone: histories, and which credits are left to expire.
+CREATE INDEX usage_by_account ON usage (account_id, time_ms, charge_nano);
 """
 
 

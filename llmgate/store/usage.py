@@ -9,11 +9,13 @@ from .db import Row, Tx
 
 _USAGE = """
 SELECT g.*, u.name AS user, t.name AS team, k.name AS key,
+       CASE g.account_id WHEN u.account_id THEN u.name ELSE 'team:' || p.name END AS account,
        (SELECT json_group_object(name, value) FROM usage_tags WHERE usage_id = g.id) AS tags
 FROM usage g
 JOIN users u ON u.id = g.user_id
 JOIN keys k ON k.id = g.key_id
 LEFT JOIN teams t ON t.id = g.team_id
+LEFT JOIN teams p ON p.account_id = g.account_id
 """
 
 FILTERS = {

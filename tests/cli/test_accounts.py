@@ -55,7 +55,20 @@ def test_credits_are_listed_for_every_account(cli: Cli) -> None:
     cli("users", "add", "bob", "--team", "research")
     cli("credits", "add", "bob", "12.5")
     rows = cli.data("credits")
-    assert list(rows[0]) == ["account", "kind", "user", "team", "billing", "balance_usd", "held_usd", "available_usd"]
+    assert list(rows[0]) == [
+        *(
+            "account",
+            "kind",
+            "user",
+            "team",
+            "billing",
+            "balance_usd",
+            "held_usd",
+            "available_usd",
+            "payer",
+            "pays_for",
+        ),
+    ]
     assert rows[0] == {
         "account": "bob",
         "kind": "user",
@@ -65,6 +78,8 @@ def test_credits_are_listed_for_every_account(cli: Cli) -> None:
         "balance_usd": "12.5",
         "held_usd": "0",
         "available_usd": "12.5",
+        "payer": "bob",
+        "pays_for": ["bob"],
     }
     assert (rows[1]["account"], rows[1]["kind"], rows[1]["user"], rows[1]["team"]) == (
         *("team:research", "team", None, "research"),

@@ -21,7 +21,7 @@ USAGE = [
     *("id", "time", "request_id", "user", "team", "key", "model", "upstream", "format", "input_tokens"),
     *("cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "cost_usd", "charge_usd"),
     *("wasted_usd", "status"),
-    *("source", "cost_source", "overrun", "http_status", "streamed", "duration_ms", "ttft_ms", "tags"),
+    *("source", "cost_source", "overrun", "http_status", "streamed", "duration_ms", "ttft_ms", "tags", "account"),
 ]
 
 
@@ -126,6 +126,7 @@ def test_usage_has_its_fields(reader: Cli) -> None:
     assert (row["cost_usd"], row["charge_usd"]) == ("0.002", "0.002")
     assert (row["streamed"], row["overrun"], row["tags"]) == (False, False, {})
     assert [row["tags"] for row in rows if row["tags"]] == [{"job": "42"}]
+    assert [row["account"] for row in rows] == ["alice", "team:research", "alice", "alice", "alice"]
 
 
 def test_usage_can_be_narrowed_in_time(reader: Cli) -> None:

@@ -321,13 +321,16 @@ def test_the_list_of_accounts(book: Book) -> None:
 def test_an_entrys_hash_covers_all_of_it_and_the_hash_before(book: Book) -> None:
     """Written out again, from the description: a hash that was written once must be right for ever."""
     book.user("alice")
+    book.team("ops")
     with book.write(now_ms=1234) as tx:
-        ledger.add(tx, "alice", 100, ref="r", note='"ä"', expires_ms=99)
+        ledger.add(tx, "alice", 100, ref="r", note='"ä"', expires_ms=9999)
         ledger.take(tx, "alice", 7)
+        ledger.transfer(tx, "alice", "team:ops", 5)
     before = b""
     for row in book.rows("SELECT * FROM entries ORDER BY id"):
         fields = ("id", "account_id", "kind", "amount_nano", "ref", "note", "actor", "reverses", "usage_id")
         content = [row[name] for name in (*fields, "expires_ms", "created_ms")]
+        content += [row["cause"]] if row["cause"] is not None else []  # where there is none: as before there was one
         text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
         assert row["hash"] == hashlib.sha256(before + text.encode()).digest()
         before = row["hash"]
@@ -344,6 +347,7 @@ def test_an_entrys_hash_covers_all_of_it_and_the_hash_before(book: Book) -> None
         "actor = 'other'",
         "reverses = 1",
         "usage_id = 1",
+        "cause = 1",
         "expires_ms = 1",
         "created_ms = created_ms + 1",
         "hash = zeroblob(32)",
