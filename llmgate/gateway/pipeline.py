@@ -223,6 +223,8 @@ class Gateway:
         """Everything before the hold. No body is read before the key is known."""
         key_hash, caller = self.authenticate(scope)
         exchange.user = caller.user
+        if self.writer.trouble is not None:
+            raise unavailable()
         server = self.config.server
         exchange.body = await read_body(scope, receive, most=server.max_body, timeout_s=server.body_timeout)
         fields = wire_body.read(exchange.body, exchange.endpoint.known)
