@@ -179,17 +179,17 @@ class Writer:
             self._told_stuck = False
         if now >= self._tell_at or not (busy or self._told_stuck):
             self._tell_at, self._told_stuck = now + TELL_EVERY_S, True
-            refused = "" if self.trouble is None else ", and new requests are refused"
+            refused = "" if self.trouble is None else ", new requests are refused"
             log.error(
-                "nothing can be written for %.0f s: %d settlements wait%s: %s",
-                *(now - self._stuck_since, _settlements(self._waiting), refused, error.message),
+                "nothing can be written for %.0f s%s, settlements waiting: %d: %s",
+                *(now - self._stuck_since, refused, _settlements(self._waiting), error.message),
             )
 
     def _unstuck(self, items: list[_Item]) -> None:
         assert self._stuck_since is not None
         if self._told_stuck:
             log.warning(
-                "the database can be written again after %.0f s: %d settlements that waited are written",
+                "the database can be written again after %.0f s, settlements written: %d",
                 *(self._loop.time() - self._stuck_since, _settlements(items)),
             )
         self.trouble = self._stuck_since = None
