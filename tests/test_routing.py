@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from llmgate import catalogue
@@ -404,6 +405,30 @@ def cooling(chance: Chance) -> Chance:
 )
 def test_the_order_of_fallbacks_and_of_routes_that_failed_lately(chances: list[Chance], order: list[int]) -> None:
     assert ordered(chances, lambda: 0.5) == order
+
+
+def test_fallbacks_are_models_of_their_own() -> None:
+    text = (
+        OPENAI
+        + LOCAL
+        + (
+            '[models.f]\nroutes = [{ upstream = "gpu1", model = "x" }]\nprice = "free"\n'
+            'fallbacks = ["m", "openai/o3"]\n'
+            '[models.m]\nroutes = [{ upstream = "openai", model = "gpt-4o" }]\nmax_output = 7\nfallbacks = ["f"]\n'
+        )
+    )
+    found = target(text, "f")
+    assert found.names == ("f", "gpu1/x")  # not those of its fallbacks: who may use one may not use the other
+    assert [fallback.names for fallback in found.fallbacks] == [("m", "openai/gpt-4o"), ("openai/o3",)]
+    assert [fallback.fallbacks for fallback in found.fallbacks] == [(), ()]  # no circle
+    assert found.fallbacks[0] == msgspec.structs.replace(target(text, "m"), fallbacks=())
+    assert target(text, "gpu1/x").fallbacks == ()
+
+
+def test_a_fallback_without_a_price_is_refused_by_its_name() -> None:
+    text = OPENAI + LOCAL + '[models.f]\nroutes = [{ upstream = "openai", model = "o3" }]\nfallbacks = ["gpu1/unheard"]'
+    with pytest.raises(Refusal, match=r"unheard"):
+        target(text, "f")
 
 
 def test_a_route_keeps_its_weight() -> None:

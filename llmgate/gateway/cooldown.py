@@ -21,6 +21,10 @@ MOST_COOLDOWN_S = 300.0
 """No route is left alone for longer, whatever it asks for."""
 
 
+MOST_ROUTES = 10_000
+"""Routes that are remembered; past that all are forgotten. A client may ask for models of any name."""
+
+
 class _Cooling(msgspec.Struct):
     until: float
     times: int = 1
@@ -54,6 +58,8 @@ class Cooldown:
         found = self._cooling.get(route)
         if found is not None and now < found.until and not found.probed:
             return
+        if found is None and len(self._cooling) >= MOST_ROUTES:
+            self._cooling.clear()
         times = found.times + 1 if found else 1
         pause_s = max(COOLDOWN_S * 2.0 ** min(times - 1, 10), asked_s)
         self._cooling[route] = _Cooling(now + min(pause_s, MOST_COOLDOWN_S), times)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmgate.gateway.cooldown import COOLDOWN_S, MOST_COOLDOWN_S, Cooldown
+from llmgate.gateway.cooldown import COOLDOWN_S, MOST_COOLDOWN_S, MOST_ROUTES, Cooldown
 from llmgate.gateway.forwarding import (
     MOST_PATIENT_S,
     QUICK_S,
@@ -173,3 +173,10 @@ def test_the_pause_that_an_upstream_asks_for_is_kept(asked_s: float, cools_s: fl
     cooldown.failed("r", 0, asked_s)
     assert cooldown.cools("r", cools_s - 1)
     assert not cooldown.cools("r", cools_s)
+
+
+def test_not_every_name_that_a_client_makes_up_is_remembered() -> None:
+    cooldown = Cooldown()
+    for number in range(MOST_ROUTES + 1):
+        cooldown.failed(("upstream", f"model-{number}"), 0)
+    assert len(cooldown._cooling) == 1
