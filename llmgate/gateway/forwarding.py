@@ -115,6 +115,10 @@ def after(brought: Brought, stand: Stand) -> tuple[Next, float]:
     return (Next.ROUTE if stand.routes_left else Next.END), 0.0
 
 
+Prepare = Callable[[Route, Secret | None], Sent]
+"""What a route is sent, with one of its upstream's secrets."""
+
+
 class Forwarding:
     """What is remembered from one request to the next: which routes failed lately, and whose secret's turn it is."""
 
@@ -122,37 +126,47 @@ class Forwarding:
         self.cooldown = Cooldown()
         self._turns: dict[str, int] = {}
 
-    async def forward(self, exchange: Exchange, prepare: Callable[[Route, Secret | None], Sent]) -> Answer:
-        """Ask until one answers. `prepare` makes what a route is sent. Raises UpstreamFailure."""
+    async def forward(self, exchange: Exchange, prepare: Prepare) -> Answer:
+        """Ask until one answers. Raises UpstreamFailure."""
         assert exchange.resolved is not None
         began = time.monotonic()
         left = self._in_order(exchange.resolved.routes)
         several = len(left) > 1
         while True:
             priced = left.pop(0)
-            route, secrets = priced.route, self._in_turn(priced.route.upstream)
-            tries, what = 1, Next.AGAIN
-            while what in (Next.AGAIN, Next.SECRET):
-                self.cooldown.asked(key_of(route), time.monotonic())
-                came = await _try(exchange, priced, prepare(route, secrets[0] if secrets else None))
-                now = time.monotonic()
-                brought = brought_by(came)
-                stand = Stand(tries, max(len(secrets) - 1, 0), len(left), now - began, exchange.client_gone)
-                what, pause_s = after(brought, stand)
-                if pause_s:
-                    exchange.rest()
-                    await asyncio.sleep(pause_s)
-                    if exchange.client_gone:
-                        what = Next.END
-                if what is Next.SECRET:
-                    del secrets[0]
-                tries += what is Next.AGAIN
-            if what is Next.TAKE:
-                self.cooldown.worked(key_of(route))
-            elif not exchange.client_gone:
-                self.cooldown.failed(key_of(route), now, brought.retry_after_s or 0.0)
+            came, what = await self._ask(exchange, priced, prepare, len(left), began)
             if what is not Next.ROUTE:
                 return _verdict(exchange, came, several=several)
+
+    async def _ask(
+        self, exchange: Exchange, priced: Priced, prepare: Prepare, routes_left: int, began: float
+    ) -> tuple[Answer | UpstreamFailure, Next]:
+        """Ask one route, as often as is worth it: what the last try brought, and what follows from it."""
+        route, secrets = priced.route, self._in_turn(priced.route.upstream)
+        tries = 1
+        while True:
+            self.cooldown.asked(key_of(route), time.monotonic())
+            came = await _try(exchange, priced, prepare(route, secrets[0] if secrets else None))
+            now, brought = time.monotonic(), brought_by(came)
+            stand = Stand(tries, max(len(secrets) - 1, 0), routes_left, now - began, exchange.client_gone)
+            what, pause_s = after(brought, stand)
+            if pause_s:
+                exchange.rest()
+                await asyncio.sleep(pause_s)
+                if exchange.client_gone:
+                    return came, Next.END
+            match what:
+                case Next.AGAIN:
+                    tries += 1
+                case Next.SECRET:
+                    del secrets[0]
+                case Next.TAKE:
+                    self.cooldown.worked(key_of(route))
+                    return came, what
+                case _:
+                    if not exchange.client_gone:
+                        self.cooldown.failed(key_of(route), now, brought.retry_after_s or 0.0)
+                    return came, what
 
     def _in_order(self, routes: Sequence[Priced]) -> list[Priced]:
         if len(routes) == 1:
