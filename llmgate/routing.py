@@ -72,6 +72,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Every name it goes by: as asked for, and as `upstream/model` of each route."""
     routes: tuple[Route, ...]
     max_output: int
+    fallbacks: tuple[Target, ...] = ()
+    """Other models, which may answer where none of the routes does. They have no fallbacks of their own."""
 
 
 class _Place(NamedTuple):
@@ -89,6 +91,15 @@ def resolve(config: Config, upstreams: Mapping[str, Upstream], model: str, date:
     """
     if not MODEL.fullmatch(model):
         raise Refusal("a model's name has letters, digits and . _ : @ / - only", param="model")
+    target = _target(config, upstreams, model, date, format)
+    table = config.models.get(model)
+    if table is None or not table.fallbacks:
+        return target
+    fallbacks = tuple(_target(config, upstreams, name, date, format) for name in table.fallbacks)
+    return msgspec.structs.replace(target, fallbacks=fallbacks)
+
+
+def _target(config: Config, upstreams: Mapping[str, Upstream], model: str, date: str, format: str) -> Target:  # noqa: A002
     table = config.models.get(model)
     places = _places(upstreams, model, table, format)
     routes = tuple(_route(config, model, place, date) for place in places)
@@ -179,13 +190,25 @@ def _route(config: Config, model: str, place: _Place, date: str) -> Route:
     )
 
 
-def ordered(weights: Sequence[int], draw: Callable[[], float]) -> list[int]:
-    """In which order routes are tried: each comes first as often as its weight says, and so on among the rest.
+class Chance(NamedTuple):
+    """What decides when a route is tried."""
 
-    `draw` gives numbers from 0 to 1 (Efraimidis and Spirakis: the keys u^(1/w) in descending order). Returns indexes.
+    weight: int = 1
+    rank: int = 0
+    """0: a route of the model that was asked for; then those of its fallbacks, in their order."""
+    cools: bool = False
+    """It failed lately."""
+
+
+def ordered(chances: Sequence[Chance], draw: Callable[[], float]) -> list[int]:
+    """In which order routes are tried; none is left out, so that the last one never is.
+
+    Those that failed lately come last, a fallback comes after what it stands in for, and among equals each comes first
+    as often as its weight says. `draw` gives numbers from 0 to 1 (Efraimidis and Spirakis: the keys u^(1/w) in
+    descending order). Returns indexes.
     """
-    keys = [draw() ** (1 / weight) for weight in weights]
-    return sorted(range(len(weights)), key=lambda index: -keys[index])
+    keys = [(cools, rank, -(draw() ** (1 / weight))) for weight, rank, cools in chances]
+    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def _listed(upstream: Upstream, model: str, date: str) -> Listed | None:

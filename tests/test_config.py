@@ -204,6 +204,13 @@ REFUSED = [
     # what one field alone can't tell
     ('server.certfile = "c.pem"', "server.keyfile is missing: certfile and keyfile go together"),
     ('server.keyfile = "k.pem"', "server.certfile is missing: certfile and keyfile go together"),
+    (
+        '[upstreams.openai]\napi_key = ["sk", 5]',
+        "upstreams.openai.api_key[1] must be a text, best a reference: ${NAME}, not 5",
+    ),
+    ("[upstreams.openai]\napi_key = []", "upstreams.openai.api_key must have a secret in its list"),
+    ('[models.m]\nfallbacks = ["m"]', "models.m.fallbacks[0] must be another model than m"),
+    ('[models.m]\nfallbacks = "n"', 'models.m.fallbacks must be a list, not "n"'),
     ("models.m.routes = [{}]", "models.m.routes[0].upstream is missing"),
     ("[upstreams.azure]", 'upstreams.azure.base_url is missing: preset "azure" has none, write where yours is'),
     ("[upstreams.opnai]", "upstreams.opnai.base_url is missing: opnai is no known upstream; did you mean openai?"),
@@ -284,11 +291,11 @@ def test_references_stay_until_they_are_resolved() -> None:
     env |= {"TITLE": "${KEY}", "MODEL": "deep"}
     config = parse(text)
     assert config.server.bind == "${HOST}:${PORT}"
-    assert config.upstreams["openai"].api_key == Secret("${KEY}")
+    assert config.upstreams["openai"].api_key == (Secret("${KEY}"),)
     ready, upstreams = resolve(config, env)
     assert (ready.timezone, ready.server.bind, ready.server.trusted_proxies) == ("UTC", "h:1", ("10.0.0.0/8",))
     assert ready.models["m"].routes[0].model == "deep"
-    assert ready.upstreams["openai"].api_key == Secret("${KEY}")
+    assert ready.upstreams["openai"].api_key == (Secret("${KEY}"),)
     assert upstreams["openai"].secret == Secret("sk-1")
     assert upstreams["openai"].base_url == "https://b/v1"
     assert upstreams["openai"].headers == {"X-Title": "a ${KEY}"}
@@ -362,6 +369,25 @@ def test_a_secret_from_a_file(tmp_path: Path) -> None:
     assert unresolved(text, {}, path) == (
         "upstreams.openai.api_key_file is empty or has a character that no HTTP header can carry",
     )
+
+
+SEVERAL = '[upstreams.openai]\napi_key = ["${A}", "${B}"]'
+
+
+def test_several_secrets() -> None:
+    ready = resolve(parse(SEVERAL), {"A": "sk-a", "B": " sk-b\n"}).upstreams["openai"]
+    assert (ready.secrets, ready.secret) == ((Secret("sk-a"), Secret("sk-b")), Secret("sk-a"))
+    assert 'api_key = [\n    "${A}",\n    "${B}",\n]' in conf.to_toml(parse(SEVERAL))
+    assert unresolved(SEVERAL, {"A": "sk-a"}) == (
+        "upstreams.openai.api_key[1] needs the environment variable B, which is not set",
+    )
+    assert unresolved(SEVERAL, {"A": "sk-a", "B": "\t"}) == (
+        "upstreams.openai.api_key[1] is empty or has a character that no HTTP header can carry",
+    )
+
+
+def test_a_list_of_secrets_that_are_one_is_one() -> None:
+    assert parse('[upstreams.openai]\napi_key = ["sk"]') == parse('[upstreams.openai]\napi_key = "sk"')
 
 
 def test_paths_are_relative_to_the_config() -> None:
@@ -700,7 +726,7 @@ def test_to_toml_masks_secrets_and_nothing_else() -> None:
     assert "pw" not in shown
     again = parse(shown)
     assert again.server.max_body == 1000 * 1024
-    assert again.upstreams["openai"].api_key == Secret("${KEY}")
+    assert again.upstreams["openai"].api_key == (Secret("${KEY}"),)
     assert again.upstreams["openai"].headers == {
         "X-Title": "intranet",
         "X-Api-Key": "***",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from llmgate import catalogue
@@ -13,7 +14,7 @@ from llmgate.config import Config, Upstream, known_upstreams, parse
 from llmgate.errors import Refusal
 from llmgate.names import MODEL
 from llmgate.pricing import FREE, Price, price_of, rates
-from llmgate.routing import Target, listing, ordered, resolve
+from llmgate.routing import Chance, Target, listing, ordered, resolve
 from llmgate.types import CostSource
 
 DAY = "2026-11-20"
@@ -378,9 +379,56 @@ def test_the_context_window_is_the_lists() -> None:
 
 def test_routes_are_tried_in_the_order_of_their_weighted_draws() -> None:
     draws = iter((0.5, 0.5, 0.5, 0.9, 0.1))
-    assert ordered([1, 3, 2], lambda: next(draws)) == [1, 2, 0]
-    assert ordered([1, 1], lambda: next(draws)) == [0, 1]
+    assert ordered([Chance(1), Chance(3), Chance(2)], lambda: next(draws)) == [1, 2, 0]
+    assert ordered([Chance(1), Chance(1)], lambda: next(draws)) == [0, 1]
     assert ordered([], lambda: next(draws)) == []
+
+
+ASKED, FIRST, SECOND = (Chance(1, rank) for rank in range(3))
+
+
+def cooling(chance: Chance) -> Chance:
+    return chance._replace(cools=True)
+
+
+@pytest.mark.parametrize(
+    ("chances", "order"),
+    [
+        ([SECOND, FIRST, ASKED], [2, 1, 0]),
+        ([ASKED, Chance(2**31, 1)], [0, 1]),  # a fallback's weight counts among its like alone
+        ([cooling(Chance(2**31)), ASKED], [1, 0]),
+        ([cooling(ASKED), FIRST], [1, 0]),  # a fallback that works is asked before a route that doesn't
+        ([cooling(ASKED), FIRST, cooling(FIRST), SECOND], [1, 3, 0, 2]),
+        ([cooling(ASKED), cooling(FIRST)], [0, 1]),  # none is left out: not where all of them failed
+        ([cooling(ASKED)], [0]),
+    ],
+)
+def test_the_order_of_fallbacks_and_of_routes_that_failed_lately(chances: list[Chance], order: list[int]) -> None:
+    assert ordered(chances, lambda: 0.5) == order
+
+
+def test_fallbacks_are_models_of_their_own() -> None:
+    text = (
+        OPENAI
+        + LOCAL
+        + (
+            '[models.f]\nroutes = [{ upstream = "gpu1", model = "x" }]\nprice = "free"\n'
+            'fallbacks = ["m", "openai/o3"]\n'
+            '[models.m]\nroutes = [{ upstream = "openai", model = "gpt-4o" }]\nmax_output = 7\nfallbacks = ["f"]\n'
+        )
+    )
+    found = target(text, "f")
+    assert found.names == ("f", "gpu1/x")  # not those of its fallbacks: who may use one may not use the other
+    assert [fallback.names for fallback in found.fallbacks] == [("m", "openai/gpt-4o"), ("openai/o3",)]
+    assert [fallback.fallbacks for fallback in found.fallbacks] == [(), ()]  # no circle
+    assert found.fallbacks[0] == msgspec.structs.replace(target(text, "m"), fallbacks=())
+    assert target(text, "gpu1/x").fallbacks == ()
+
+
+def test_a_fallback_without_a_price_is_refused_by_its_name() -> None:
+    text = OPENAI + LOCAL + '[models.f]\nroutes = [{ upstream = "openai", model = "o3" }]\nfallbacks = ["gpu1/unheard"]'
+    with pytest.raises(Refusal, match=r"unheard"):
+        target(text, "f")
 
 
 def test_a_route_keeps_its_weight() -> None:

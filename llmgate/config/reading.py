@@ -90,7 +90,11 @@ class Reader:
         if isinstance(base, type) and issubclass(base, msgspec.Struct):
             return self.table(base, raw, path)
         if get_origin(base) is tuple:
-            return self.items(get_args(base)[0], raw, path)
+            item = get_args(base)[0]
+            if list in rule.accept and not isinstance(raw, list):  # one may stand there alone
+                alone = self.value(item, raw, path)
+                return BAD if alone is BAD else (alone,)
+            return self.items(item, raw, path)
         mapping = mapping_of(base)
         if mapping and isinstance(raw, dict):
             before = len(self.problems)
@@ -209,6 +213,8 @@ def _check_upstreams(config: Config) -> Iterator[str]:
             yield f"{at}.base_url is missing{_about_missing_url(name, preset)}"
         if table.base_url and preset.name == "sandbox":
             yield f"{at}.base_url must be left out: the sandbox is inside llmgate"
+        if table.api_key == ():
+            yield f"{at}.api_key must have a secret in its list"
         if table.api_key and table.api_key_file:
             yield f"{at}.api_key_file must be left out where api_key is written"
         if table.auth == "none" and (table.api_key or table.api_key_file):
@@ -241,4 +247,11 @@ def _check_plans(config: Config) -> Iterator[str]:
             )
 
 
-_CHECKS = (_check_tls, _check_upstreams, _check_routes, _check_plans)
+def _check_fallbacks(config: Config) -> Iterator[str]:
+    for model, table in config.models.items():
+        for index, fallback in enumerate(table.fallbacks):
+            if fallback == model:
+                yield f"{dotted('models', model, 'fallbacks', index)} must be another model than {model}"
+
+
+_CHECKS = (_check_tls, _check_upstreams, _check_routes, _check_fallbacks, _check_plans)

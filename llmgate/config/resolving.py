@@ -32,8 +32,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     auth: AuthKind
     auth_name: str
     """The header or query parameter that carries the secret."""
-    secret: Secret | None
-    """None where none is needed, and in a config that isn't resolved."""
+    secrets: tuple[Secret, ...] = ()
+    """Used in turn. None where none is needed, and in a config that isn't resolved."""
     headers: Mapping[str, str]
     query: Mapping[str, str]
     timeout: Timeout
@@ -46,6 +46,11 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     output_fields: tuple[str, ...]
     output_write: str
     deployments: bool
+
+    @property
+    def secret(self) -> Secret | None:
+        """For whoever asks only now and then."""
+        return self.secrets[0] if self.secrets else None
 
     def __repr__(self) -> str:
         return f"Upstream(name={self.name!r}, preset={self.preset!r}, base_url={self.base_url!r})"
@@ -67,11 +72,11 @@ def resolve(config: Config, env: Mapping[str, str]) -> Resolved:
     """Everything that `serve` needs: no reference left, every secret there. All that is missing is one error."""
     expander = _Expander(env, config)
     ready = expander.expand(Config, config, ())
-    secrets = {name: expander.secret(name, table) for name, table in ready.upstreams.items()}
+    secrets = {name: expander.secrets(name, table) for name, table in ready.upstreams.items()}
     if expander.problems:
         raise InvalidConfig(config.source, expander.problems)
     complete = known_upstreams(ready)
-    return Resolved(ready, {name: replace(complete[name], secret=secret) for name, secret in secrets.items()})
+    return Resolved(ready, {name: replace(complete[name], secrets=found) for name, found in secrets.items()})
 
 
 def _complete(name: str, table: UpstreamTable) -> Upstream:
@@ -88,7 +93,6 @@ def _complete(name: str, table: UpstreamTable) -> Upstream:
         base_url=base_url,
         auth=kind,
         auth_name=auth_name,
-        secret=None,
         headers=table.headers,
         query={**preset.query, **table.query},
         timeout=table.timeout,
@@ -149,27 +153,32 @@ class _Expander(Reader):
                 self.problems.append(f"{dotted(*path)} needs the environment variable {name}, which is not set")
         return REFERENCE.sub(lambda match: self.env.get(match[1], ""), text)
 
-    def secret(self, name: str, table: UpstreamTable) -> Secret | None:
+    def secrets(self, name: str, table: UpstreamTable) -> tuple[Secret, ...]:
         preset = preset_of(name, table)
         if _auth(table, preset)[0] == "none":
-            return None
+            return ()
         before = len(self.problems)
-        key, text = self.secret_text(("upstreams", name), table, preset)
-        if len(self.problems) == before and not re.fullmatch(VISIBLE, text):
-            at = dotted("upstreams", name, key)
-            self.problems.append(f"{at} is empty or has a character that no HTTP header can carry")
-        return Secret(text)
+        found = self.secret_texts(("upstreams", name), table, preset)
+        for path, text in found if len(self.problems) == before else ():
+            if not re.fullmatch(VISIBLE, text):
+                self.problems.append(f"{dotted(*path)} is empty or has a character that no HTTP header can carry")
+        return tuple(Secret(text) for _, text in found)
 
-    def secret_text(self, at: PathOf, table: UpstreamTable, preset: Preset) -> tuple[str, str]:
-        """The option that gave an upstream's secret, and the secret."""
+    def secret_texts(self, at: PathOf, table: UpstreamTable, preset: Preset) -> list[tuple[PathOf, str]]:
+        """An upstream's secrets, and where each stands."""
+        key: PathOf = (*at, "api_key")
         if table.api_key:
-            return "api_key", self.replaced(table.api_key.reveal(), (*at, "api_key")).strip()
+            several = len(table.api_key) > 1
+            paths: list[PathOf] = [(*key, index) if several else key for index in range(len(table.api_key))]
+            texts = [secret.reveal() for secret in table.api_key]
+            return [(path, self.replaced(text, path).strip()) for path, text in zip(paths, texts, strict=True)]
         if table.api_key_file:
-            return "api_key_file", self.secret_file(Path(table.api_key_file), (*at, "api_key_file"))
+            path = (*at, "api_key_file")
+            return [(path, self.secret_file(Path(table.api_key_file), path))]
         if variable := secret_variable(preset, self.env):
-            return "api_key", self.env[variable].strip()
-        self.problems.append(f"{dotted(*at)}.api_key is missing: {_about_missing_key(preset)}")
-        return "api_key", ""
+            return [(key, self.env[variable].strip())]
+        self.problems.append(f"{dotted(*key)} is missing: {_about_missing_key(preset)}")
+        return []
 
     def secret_file(self, path: Path, at: PathOf) -> str:
         try:

@@ -230,6 +230,7 @@ _PRICES = f'"free", or a table with at least one of: {", ".join(PRICE_KEYS)}'
 Text = Annotated[str, Rule("a text", check=_matching(r"[^\x00-\x1f\x7f]+"))]
 FilePath = Annotated[str, Rule("the path of a file", check=_matching(r"[^\x00-\x1f\x7f]+"), file=True)]
 SecretText = Annotated[Secret, Rule("a text, best a reference: ${NAME}", check=Secret, hidden=True)]
+SecretTexts = Annotated[tuple[SecretText, ...], Rule("a text, or a list of them", accept=(str, list))]
 Seconds = Annotated[float, Rule(_SECONDS, accept=(int, Decimal), check=_seconds)]
 Grace = Annotated[float, Rule("a number of seconds, at most a week", accept=(int, Decimal), check=_grace)]
 Count = Annotated[int, Rule("a whole number of at least 1", accept=(int,), check=_count)]

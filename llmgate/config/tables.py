@@ -31,7 +31,7 @@ from .rules import (
     QueryName,
     QueryValue,
     Seconds,
-    SecretText,
+    SecretTexts,
     Size,
     UpstreamModel,
     UpstreamName,
@@ -86,7 +86,8 @@ class UpstreamTable(msgspec.Struct, frozen=True, kw_only=True):
     preset: PresetName | None = None
     base_url: BaseUrl | None = None
     format: Format | None = None
-    api_key: SecretText | None = None
+    api_key: SecretTexts | None = None
+    """One, or several that are used in turn."""
     api_key_file: FilePath | None = None
     auth: Auth | None = None
     query: Mapping[QueryName, QueryValue] = msgspec.field(default_factory=dict)
@@ -110,6 +111,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
 class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[Route, ...] = ()
+    fallbacks: tuple[ModelName, ...] = ()
+    """Models that answer where none of the routes does."""
     price: Price | None = None
     cost: Price | None = None
     max_output: Count | None = None

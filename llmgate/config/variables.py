@@ -25,24 +25,24 @@ def _preset_from_environment(preset: Preset, env: Mapping[str, str]) -> Upstream
     base_url = env.get(preset.base_url_env) if preset.base_url_env else None
     if variable is None or not (base_url or preset.base_url):
         return None
-    secret = Secret(f"${{{variable}}}")
+    secrets = (Secret(f"${{{variable}}}"),)
     if not base_url:
-        return UpstreamTable(api_key=secret)
+        return UpstreamTable(api_key=secrets)
     version = env.get(preset.api_version_env) if preset.api_version_env else None
     url = _tailed(_valid_url(base_url, str(preset.base_url_env)), preset, version)
-    return UpstreamTable(api_key=secret, base_url=url, query={"api-version": version} if version else {})
+    return UpstreamTable(api_key=secrets, base_url=url, query={"api-version": version} if version else {})
 
 
 def _nameless_from_environment(base: str, env: Mapping[str, str]) -> UpstreamTable:
     """`UPSTREAM_BASE`: anything that speaks OpenAI; with `UPSTREAM_API_VERSION` it speaks as Azure does."""
     url, version = _valid_url(base, "UPSTREAM_BASE"), env.get("UPSTREAM_API_VERSION")
-    secret = Secret("${UPSTREAM_API_KEY}") if env.get("UPSTREAM_API_KEY") else None
-    auth = None if secret else "none"
+    secrets = (Secret("${UPSTREAM_API_KEY}"),) if env.get("UPSTREAM_API_KEY") else None
+    auth = None if secrets else "none"
     if not version:
-        return UpstreamTable(base_url=url, api_key=secret, auth=auth)
+        return UpstreamTable(base_url=url, api_key=secrets, auth=auth)
     azure = PRESETS["azure"]
     url = url if urlsplit(url).path.strip("/") else _tailed(url, azure, version)
-    return UpstreamTable(preset="azure", base_url=url, api_key=secret, auth=auth, query={"api-version": version})
+    return UpstreamTable(preset="azure", base_url=url, api_key=secrets, auth=auth, query={"api-version": version})
 
 
 def secret_variable(preset: Preset, env: Mapping[str, str]) -> str | None:

@@ -34,7 +34,8 @@ def _plain(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, tuple):
-        return [_plain(part) for part in value]
+        items = [_plain(item) for item in value]
+        return items[0] if key == "api_key" and len(items) == 1 else items
     if isinstance(value, Secret):
         return _masked(value.reveal())
     if key == "max_body":

@@ -76,8 +76,9 @@ class App:
             return await _reply(send, {"status": "ok"})
         if path == b"/ready":
             _allow(scope, "GET", "HEAD")
-            ready = self._ready()
-            return await _reply(send, {"status": "ok" if ready else "unavailable"}, 200 if ready else 503)
+            wrong = self._unready()
+            answer = {"status": "ok"} if wrong is None else {"status": "unavailable", "storage": wrong}
+            return await _reply(send, answer, 200 if wrong is None else 503)
         if path == MODELS or path.startswith(MODELS + b"/"):
             _allow(scope, "GET")
             _, caller = self._gateway.authenticate(scope)
@@ -89,14 +90,14 @@ class App:
         hint = "" if path.startswith(b"/v1/") else ": the base URL ends in /v1"
         raise Refusal(f"there is nothing at {scope['method']} {scope['path'][:200]}{hint}", code="not_found")
 
-    def _ready(self) -> bool:
-        """The database can be read, and could be written when last tried."""
+    def _unready(self) -> str | None:
+        """What is wrong with the database, in words that anybody may read; None: it can be read and written."""
         try:
             self._gateway.look(lambda tx: tx.value("SELECT count(*) FROM meta"))
         except Exception:
             log.exception("the database can't be read")
-            return False
-        return self._gateway.writer.trouble is None
+            return "the database can't be read"
+        return None if self._gateway.writer.trouble is None else "the database can't be written"
 
     async def _models(self, caller: Caller, name: str) -> dict[str, Any]:
         """What this key may use, or one model of it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 import httpx
@@ -17,7 +17,7 @@ import msgspec
 from .. import quoting
 from ..errors import UpstreamFailure
 from ..routing import Route, Target
-from ..store.holds import Hold, Outcome, Settled
+from ..store.holds import Attempt, Hold, Outcome, Settled
 from ..store.prices import Snapshot
 from ..types import Ask, Meters, Source, Status, Usage
 from ..wire.endpoint import Endpoint
@@ -43,6 +43,8 @@ class Priced(msgspec.Struct, frozen=True):
     cost: Snapshot
     charge: Snapshot | None
     service_tiers: Mapping[str, Snapshot]
+    rank: int = 0
+    """0: it is a route of the model that was asked for; then those of its fallbacks, in their order."""
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -50,8 +52,37 @@ class Resolved(msgspec.Struct, frozen=True):
 
     target: Target
     routes: tuple[Priced, ...]
+    """Those of its fallbacks as well."""
     transports: Mapping[str, httpx.AsyncBaseTransport]
     """Those of the config that it was resolved by."""
+
+    @property
+    def models(self) -> tuple[tuple[str, ...], ...]:
+        """Every model that may answer, by all its names."""
+        return (self.target.names, *(fallback.names for fallback in self.target.fallbacks))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them, for limits: they count whatever may answer."""
+        fallbacks = self.target.fallbacks
+        return (
+            self.target.names
+            if not fallbacks
+            else tuple(dict.fromkeys(name for names in self.models for name in names))
+        )
+
+    def narrowed(self, allowed: Callable[[tuple[str, ...]], bool]) -> Resolved:
+        """Without the fallbacks that a caller may not use. Of the model that was asked for it is decided elsewhere."""
+        fallbacks = self.target.fallbacks
+        ranks = {0, *(rank for rank, fallback in enumerate(fallbacks, 1) if allowed(fallback.names))}
+        if len(ranks) > len(fallbacks):
+            return self
+        kept = tuple(fallback for rank, fallback in enumerate(fallbacks, 1) if rank in ranks)
+        return msgspec.structs.replace(
+            self,
+            target=msgspec.structs.replace(self.target, fallbacks=kept),
+            routes=tuple(priced for priced in self.routes if priced.rank in ranks),
+        )
 
 
 class Exchange:
@@ -78,6 +109,8 @@ class Exchange:
         self.answer: Answer | None = None
         self.heard: Heard | None = None
         self.first_byte_ms: int | None = None
+        self.attempts: list[Attempt] = []
+        """Tries that were billed, and of which nobody gets anything."""
         self.failure: UpstreamFailure | None = None
         # what became of it here
         self.head_sent = False
@@ -97,6 +130,33 @@ class Exchange:
     def note_sent(self) -> None:
         self.sent = self.working = True
 
+    def begin(self, priced: Priced) -> None:
+        """Another try: what is known of an earlier one no longer counts, but that it was sent."""
+        self.priced, self.answer, self.working = priced, None, False
+        timeout = priced.route.upstream.timeout
+        self.total_deadline = self.started + timeout.total
+        self.wait(Cut.FIRST_BYTE, timeout.first_byte)
+
+    def in_vain(self, answer: Answer, got: bytes) -> None:
+        """Nobody gets this answer, or what came of it: what it was billed is a cost of the house."""
+        assert self.priced is not None
+        attempt = attempt_of(self.priced, answer.status, self.hear(answer, got))
+        if attempt is not None:
+            self.attempts.append(attempt)
+
+    def hear(self, answer: Answer, got: bytes) -> Heard | None:
+        """What there is to hear in an answer that came so far."""
+        if not answer.is_stream:
+            return self.endpoint.hear(got)
+        stream = self.endpoint.stream(False)
+        stream.feed(got)
+        stream.break_off()
+        return stream.heard
+
+    def rest(self) -> None:
+        """Nothing is waited for but the end of a pause."""
+        self.deadline = float("inf")
+
     def wait(self, reason: Cut, seconds: float) -> None:
         """From now on, this is what is waited for, and for how long at most."""
         self.deadline = time.monotonic() + seconds
@@ -115,7 +175,8 @@ class Exchange:
 def outcome_of(exchange: Exchange) -> Outcome | None:
     """How a request ended, from what was noted of it; None: no upstream was reached, so there is nothing to settle.
 
-    - A refusal or a failure before anything was delivered costs nothing.
+    - A refusal or a failure before anything was delivered is free. If the upstream billed it all the same, that is an
+      attempt in vain: a cost of the house.
     - What was delivered is charged: exactly where usage was heard, else as estimated from the text that went by, and
       never more than the hold's bounds.
     - A client that leaves before any answer is charged the input, because the upstream has read it.
@@ -125,6 +186,11 @@ def outcome_of(exchange: Exchange) -> Outcome | None:
     assert exchange.priced is not None
     route, heard = exchange.priced.route, exchange.heard
     status = _status(exchange)
+    attempts = tuple(exchange.attempts)
+    if _undelivered(exchange, status):
+        attempt = attempt_of(exchange.priced, exchange.answer.status if exchange.answer else None, heard)
+        attempts += (attempt,) if attempt else ()
+        heard = None
     if heard is not None and heard.usage is not None:
         meters, source = _completed(exchange, heard.usage, max(heard.text_bytes - heard.counted_bytes, 0))
     elif heard is not None and (heard.text_bytes or status is not Status.ERROR):
@@ -133,8 +199,6 @@ def outcome_of(exchange: Exchange) -> Outcome | None:
         meters, source = _estimated(exchange, 0), Source.ESTIMATED
     else:
         meters, source = Meters(), Source.UPSTREAM
-    reported = heard.usage.cost_nano if heard and heard.usage and route.upstream.cost_reported else None
-    tier = heard.service_tier if heard else None
     return Outcome(
         status=status,
         source=source,
@@ -142,13 +206,53 @@ def outcome_of(exchange: Exchange) -> Outcome | None:
         meters=meters,
         upstream=route.upstream.name,
         upstream_model=route.model,
-        cost=exchange.priced.service_tiers.get(tier or "", exchange.priced.cost),
+        cost=_cost(exchange.priced, heard),
         charge=exchange.priced.charge,
         cost_source=route.tariff.source,
-        reported_cost_nano=reported,
+        reported_cost_nano=_reported(exchange.priced, heard),
         duration_ms=exchange.elapsed_ms(),
         ttft_ms=exchange.first_byte_ms,
+        attempts=attempts,
     )
+
+
+def attempt_of(priced: Priced, http_status: int | None, heard: Heard | None) -> Attempt | None:
+    """What a try that brought nothing was billed, as far as the upstream said so; None: nothing that is known."""
+    if heard is None or heard.usage is None:
+        return None
+    meters, reported = heard.usage.meters, _reported(priced, heard)
+    if meters == Meters(calls=meters.calls) and not reported:
+        return None
+    return Attempt(
+        upstream=priced.route.upstream.name,
+        upstream_model=priced.route.model,
+        http_status=http_status,
+        source=Source.UPSTREAM,
+        meters=meters,
+        cost=_cost(priced, heard),
+        cost_source=priced.route.tariff.source,
+        reported_cost_nano=reported,
+    )
+
+
+def _cost(priced: Priced, heard: Heard | None) -> Snapshot:
+    """What the upstream bills by: the price of the service tier that it said, where it has one of its own."""
+    return priced.service_tiers.get((heard.service_tier if heard else None) or "", priced.cost)
+
+
+def _reported(priced: Priced, heard: Heard | None) -> int | None:
+    """The cost that an upstream reports, where that can be trusted."""
+    return heard.usage.cost_nano if heard and heard.usage and priced.route.upstream.cost_reported else None
+
+
+def _undelivered(exchange: Exchange, status: Status) -> bool:
+    """It failed, and the client gets nothing that a model wrote: an error of ours or the upstream's, and no text."""
+    if status is not Status.ERROR:
+        return False
+    heard = exchange.heard
+    if heard is None or (exchange.failure is not None and not exchange.head_sent):
+        return True
+    return not heard.text_bytes and (heard.failed or not heard.finished)
 
 
 def _status(exchange: Exchange) -> Status:

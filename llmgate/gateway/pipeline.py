@@ -19,10 +19,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import random
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -32,12 +31,13 @@ import httpx
 from .. import quoting, routing
 from ..clock import day_of
 from ..config import Config, Upstream
+from ..config.rules import Secret
 from ..errors import LlmgateError, Refusal, StorageError, UpstreamFailure
 from ..money import usd
 from ..names import MODEL
 from ..plans import policy_of
 from ..pricing import Price, dearest
-from ..routing import Route
+from ..routing import Route, Target
 from ..store import accounts, holds, keys, prices
 from ..store.admission import Claim
 from ..store.db import Database, Tx, now_ms
@@ -51,6 +51,7 @@ from ..wire.heard import Stream
 from ..wire.openai import LONGEST_TAG, MOST_TAGS
 from . import upstream as up
 from .exchange import Cut, Exchange, Priced, Resolved, outcome_of, why_cut_off
+from .forwarding import Forwarding, key_of
 from .http import (
     Disconnected,
     Receive,
@@ -67,11 +68,10 @@ from .http import (
     respond,
     unread,
 )
-from .upstream import Answer
+from .upstream import Answer, Sent
 from .writer import Writer, unavailable
 
 log = logging.getLogger("llmgate.request")
-upstream_log = logging.getLogger("llmgate.upstream")
 
 T = TypeVar("T")
 
@@ -124,6 +124,7 @@ class Gateway:
         self._trusted = tuple(ipaddress.ip_network(network) for network in config.server.trusted_proxies)
         self._transports = {name: up.transport_for(upstream) for name, upstream in upstreams.items()}
         self._resolved: dict[tuple[str, str], Resolved] = {}
+        self._forwarding = Forwarding()
 
     def reload(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
         """Serve by another config from the next request on; what is in flight ends by the one that it began with."""
@@ -222,11 +223,18 @@ class Gateway:
         """Everything before the hold. No body is read before the key is known."""
         key_hash, caller = self.authenticate(scope)
         exchange.user = caller.user
+        if self.writer.trouble is not None:
+            raise unavailable()
         server = self.config.server
         exchange.body = await read_body(scope, receive, most=server.max_body, timeout_s=server.body_timeout)
         fields = wire_body.read(exchange.body, exchange.endpoint.known)
         exchange.ask = exchange.endpoint.read_ask(fields, None)
         exchange.resolved = await self.resolve(exchange.ask.model)
+        if exchange.resolved.target.fallbacks:
+            plan = self.policy.plans.get(caller.plan or "")
+            exchange.resolved = exchange.resolved.narrowed(
+                lambda names: caller.may_use(names) and (plan is None or plan.includes(names))
+            )
         claim = self._claim(exchange, exchange.ask, exchange.resolved, key_hash, tags_of(scope))
         # Decided here as well, so that who is refused never takes the writer's time.
         self.look(lambda tx: holds.decide(tx, claim, self.policy))
@@ -241,9 +249,7 @@ class Gateway:
             config, upstreams, transports, kept = self.config, self.upstreams, self._transports, self._resolved
             # In a thread: the first look into the catalogue imports it, which takes a tenth of a second.
             target = await asyncio.to_thread(routing.resolve, config, upstreams, model, day)
-            routes = await self.writer.run(
-                lambda tx: tuple(_priced(tx, route) for route in target.routes), patience_s=HOLD_PATIENCE_S
-            )
+            routes = await self.writer.run(lambda tx: tuple(_all_priced(tx, target)), patience_s=HOLD_PATIENCE_S)
             if len(kept) >= MOST_RESOLVED:
                 kept.clear()
             known = kept[model, day] = Resolved(target, routes, transports)
@@ -263,7 +269,8 @@ class Gateway:
             worker_id=self._worker_id,
             key_hash=key_hash,
             model=ask.model,
-            names=resolved.target.names,
+            names=resolved.names,
+            models=resolved.models,
             upstream=first.route.upstream.name,
             upstream_model=first.route.model,
             format=exchange.endpoint.dialect.name,
@@ -304,7 +311,8 @@ class Gateway:
         try:
             try:
                 async with asyncio.timeout(None) as exchange.scope:
-                    answer = await self._forward(exchange, fields, scope)
+                    prepare = partial(self._sent, exchange, fields, scope)
+                    answer = await self._forwarding.forward(exchange, prepare)
                     if not _streams(answer):
                         whole = await _whole(exchange, answer)
                 if exchange.cut is not None:
@@ -315,6 +323,8 @@ class Gateway:
                     _listen(exchange, answer, whole)
             except TimeoutError:
                 exchange.failure = why_cut_off(exchange)
+                if exchange.cut is Cut.FIRST_BYTE and exchange.priced is not None:
+                    self._forwarding.cooldown.failed(key_of(exchange.priced.route), time.monotonic())
             except UpstreamFailure as failure:
                 exchange.failure = failure
             except asyncio.CancelledError:
@@ -340,62 +350,7 @@ class Gateway:
             if exchange.answer is not None:
                 await exchange.answer.close()
 
-    async def _forward(self, exchange: Exchange, fields: Fields, scope: Scope) -> Answer:
-        """Ask the routes in turn until one answers. Before the first byte a try may be repeated, after it never."""
-        assert exchange.resolved is not None
-        transports = exchange.resolved.transports
-        give_up = time.monotonic() + up.RETRY_BUDGET_S
-        answer: Answer | None = None
-        failure: UpstreamFailure | None = None
-        routes = exchange.resolved.routes
-        for index in routing.ordered([priced.route.weight for priced in routes], random.random):
-            priced = routes[index]
-            upstream = priced.route.upstream
-            request = self._request(exchange, priced.route, fields, scope)
-            for tries in range(up.TRIES_PER_ROUTE):
-                exchange.priced = priced
-                exchange.total_deadline = exchange.started + upstream.timeout.total
-                exchange.wait(Cut.FIRST_BYTE, upstream.timeout.first_byte)
-                reached, exchange.working = exchange.sent, False
-                if answer is not None:
-                    await answer.close()
-                    # From here on it is no longer what this request is judged by.
-                    answer = exchange.answer = None
-                try:
-                    transport = transports[upstream.name]
-                    answer = exchange.answer = await up.ask(transport, priced.route, *request, exchange.note_sent)
-                    exchange.note_sent()
-                    failure = None
-                except UpstreamFailure as error:
-                    upstream_log.warning("%s: %s (%r)", exchange.request_id, error.message, error.__cause__)
-                    answer = exchange.answer = None
-                    failure, exchange.sent = error, reached or error.reached
-                    if error.reached:
-                        raise
-                else:
-                    if answer.status not in up.RETRIABLE:
-                        up.check(answer)
-                        return answer
-                wait_s = up.pause_before_retry(answer, tries)
-                if wait_s is None or tries + 1 == up.TRIES_PER_ROUTE or time.monotonic() + wait_s > give_up:
-                    break
-                await asyncio.sleep(wait_s)
-                if exchange.client_gone:
-                    break
-            if exchange.client_gone:
-                break  # nobody waits for another try, so nobody should pay for it
-        if answer is not None:
-            return answer
-        assert failure is not None
-        if len(exchange.resolved.routes) > 1:
-            raise UpstreamFailure(
-                f"no upstream of {exchange.resolved.target.model} can be reached", code="upstream_unavailable"
-            ) from failure
-        raise failure
-
-    def _request(
-        self, exchange: Exchange, route: Route, fields: Fields, scope: Scope
-    ) -> tuple[httpx.URL, up.Headers, bytes]:
+    def _sent(self, exchange: Exchange, fields: Fields, scope: Scope, route: Route, secret: Secret | None) -> Sent:
         """What one upstream is sent: where, with which headers, and the body with no more than the due changes."""
         assert exchange.ask is not None
         assert exchange.hold is not None
@@ -408,9 +363,11 @@ class Gateway:
         )
         changes = exchange.endpoint.prepare(fields, exchange.ask, terms)
         assert exchange.body is not None
-        url = up.url_for(route, exchange.endpoint.path, scope["query_string"].decode("latin-1"))
-        body = wire_body.write(fields, changes) if changes else exchange.body
-        return url, up.request_headers(scope["headers"], route.upstream), body
+        return Sent(
+            url=up.url_for(route, exchange.endpoint.path, scope["query_string"].decode("latin-1"), secret),
+            headers=up.request_headers(scope["headers"], route.upstream, secret),
+            body=wire_body.write(fields, changes) if changes else exchange.body,
+        )
 
     async def _pass_on(self, exchange: Exchange, answer: Answer, send: Send) -> None:
         """A stream's bytes as they come, for as long as there is a client, and to the end where that must be known."""
@@ -524,7 +481,13 @@ class Gateway:
         """The upstream's headers, and what llmgate adds."""
         assert exchange.hold is not None
         grant = exchange.hold.grant
-        headers = [*up.answer_headers(answer), (b"x-request-id", exchange.request_id.encode())]
+        route = answer.route
+        headers = [
+            *up.answer_headers(answer),
+            (b"x-request-id", exchange.request_id.encode()),
+            (b"x-llmgate-upstream", route.upstream.name.encode()),
+            (b"x-llmgate-model", route.model.encode()),
+        ]
         if grant.standings:
             headers += limit_headers(grant, now_ms())
         if grant.clamped:
@@ -589,29 +552,47 @@ async def _whole(exchange: Exchange, answer: Answer) -> bytes:
     """The body of a plain answer. Once it has begun, it is the time between its pieces that is bounded."""
     pieces = []
     size = 0
-    while piece := await answer.piece():
-        exchange.wait(Cut.IDLE, answer.route.upstream.timeout.idle)
-        pieces.append(piece)
-        size += len(piece)
-        if size > MOST_ANSWER:
-            raise UpstreamFailure(f"the answer is larger than {MOST_ANSWER} bytes", reached=True)
+    try:
+        while piece := await answer.piece():
+            exchange.wait(Cut.IDLE, answer.route.upstream.timeout.idle)
+            pieces.append(piece)
+            size += len(piece)
+            if size > MOST_ANSWER:
+                raise UpstreamFailure(f"the answer is larger than {MOST_ANSWER} bytes", reached=True)
+    except (UpstreamFailure, asyncio.CancelledError):
+        if size <= MOST_ANSWER:
+            _hear(exchange, answer, b"".join(pieces))  # its end is missing, which may be no more than a closing
+        raise
     return b"".join(pieces)
+
+
+def _hear(exchange: Exchange, answer: Answer, got: bytes) -> None:
+    """What a plain answer says of itself: a success is charged, anything else is the house's."""
+    if 200 <= answer.status < 300:
+        exchange.heard = exchange.endpoint.hear(got)
+    else:
+        exchange.in_vain(answer, got)
 
 
 def _listen(exchange: Exchange, answer: Answer, whole: bytes) -> None:
     """Hear a whole answer. Raises UpstreamFailure where a success is not what its format says."""
     exchange.first_byte_ms = exchange.elapsed_ms()
-    if 200 <= answer.status < 300:
-        exchange.heard = exchange.endpoint.hear(whole)
-        if exchange.heard is None:
-            raise UpstreamFailure(
-                f"upstream {answer.route.upstream.name} answered with something that is not JSON", reached=True
-            )
+    _hear(exchange, answer, whole)
+    if exchange.heard is None and 200 <= answer.status < 300:
+        raise UpstreamFailure(
+            f"upstream {answer.route.upstream.name} answered with something that is not JSON", reached=True
+        )
 
 
-def _priced(tx: Tx, route: Route) -> Priced:
+def _all_priced(tx: Tx, target: Target) -> Iterator[Priced]:
+    for rank, model in enumerate((target, *target.fallbacks)):
+        yield from (_priced(tx, route, rank) for route in model.routes)
+
+
+def _priced(tx: Tx, route: Route, rank: int) -> Priced:
     tariff = route.tariff
     return Priced(
+        rank=rank,
         route=route,
         cost=prices.intern(tx, tariff.cost),
         charge=prices.intern(tx, tariff.charge) if tariff.charge is not None else None,

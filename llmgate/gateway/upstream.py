@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
 import httpx
 
 from ..config import Upstream
+from ..config.rules import Secret
 from ..errors import NO_RETRY, UpstreamFailure
 from ..presets import DEPLOYMENT_PATHS
 from ..routing import Route
@@ -36,11 +37,16 @@ _NOT_FORWARDED_PREFIXES = (b"x-forwarded-", b"x-llmgate-")
 _NOT_RETURNED = HOP_BY_HOP | frozenset({b"content-length", b"x-request-id"})
 _NOT_RETURNED_PREFIXES = (b"x-ratelimit-", b"x-llmgate-")
 
-RETRIABLE = frozenset({408, 429, 500, 502, 503, 504, 529})
-"""Statuses after which another try may go better; none of them was billed."""
-
 OUR_SECRET_REFUSED = frozenset({401, 402, 403, 407})
 """Statuses that are between llmgate and the upstream: the secret, or the admin's money there."""
+
+
+class Sent(NamedTuple):
+    """What an upstream is sent."""
+
+    url: httpx.URL
+    headers: Headers
+    body: bytes
 
 
 class Answer:
@@ -83,7 +89,7 @@ def transport_for(upstream: Upstream) -> httpx.AsyncBaseTransport:
     return Sandbox() if upstream.preset == "sandbox" else Transport()
 
 
-def request_headers(client: Iterable[tuple[bytes, bytes]], upstream: Upstream) -> Headers:
+def request_headers(client: Iterable[tuple[bytes, bytes]], upstream: Upstream, secret: Secret | None) -> Headers:
     """The client's headers, less what is between it and us, plus the upstream's secret and own headers."""
     client = list(client)
     named = _named_in_connection(client)
@@ -98,9 +104,8 @@ def request_headers(client: Iterable[tuple[bytes, bytes]], upstream: Upstream) -
     ]
     headers.append((b"accept-encoding", b"identity"))
     headers += [(name.encode(), value.encode()) for name, value in upstream.headers.items()]
-    if upstream.secret is not None and upstream.auth in ("bearer", "header"):
-        secret = upstream.secret.reveal()
-        value = f"Bearer {secret}" if upstream.auth == "bearer" else secret
+    if secret is not None and upstream.auth in ("bearer", "header"):
+        value = f"Bearer {secret.reveal()}" if upstream.auth == "bearer" else secret.reveal()
         headers.append((upstream.auth_name.encode(), value.encode()))
     return headers
 
@@ -127,27 +132,20 @@ def _url(base_url: str, path: str, query: str) -> httpx.URL:
     return httpx.URL(f"{base_url}{path}{'?' if query else ''}{query}")
 
 
-def url_for(route: Route, path: str, client_query: str) -> httpx.URL:
+def url_for(route: Route, path: str, client_query: str, secret: Secret | None) -> httpx.URL:
     """Where an endpoint's `path` (`/chat/completions`) is at an upstream."""
     upstream = route.upstream
     base = upstream.base_url or "http://sandbox.invalid/v1"
     if upstream.deployments and path in DEPLOYMENT_PATHS:
         base += f"/deployments/{quote(route.model, safe='')}"
     own = dict(upstream.query)
-    if upstream.auth == "query" and upstream.secret is not None:
-        own[upstream.auth_name] = upstream.secret.reveal()
+    if upstream.auth == "query" and secret is not None:
+        own[upstream.auth_name] = secret.reveal()
     kept = "&".join(pair for pair in client_query.split("&") if pair and pair.partition("=")[0] not in (*own, "key"))
     return _url(base, path, "&".join(part for part in (kept, urlencode(own)) if part))
 
 
-async def ask(
-    transport: httpx.AsyncBaseTransport,
-    route: Route,
-    url: httpx.URL,
-    headers: Headers,
-    body: bytes,
-    connected: Callable[[], None],
-) -> Answer:
+async def ask(transport: httpx.AsyncBaseTransport, route: Route, sent: Sent, connected: Callable[[], None]) -> Answer:
     """Send one request and wait for the head of its answer. `connected` is called when it may begin to be sent.
 
     Raises UpstreamFailure; its `reached` is False where the request never got there, so that trying again is safe.
@@ -155,9 +153,9 @@ async def ask(
     upstream = route.upstream
     request = httpx.Request(
         "POST",
-        url,
-        headers=headers,
-        content=body,
+        sent.url,
+        headers=sent.headers,
+        content=sent.body,
         extensions={"timeout": {"connect": upstream.timeout.connect}, "connected": connected},
     )
     try:
@@ -171,46 +169,35 @@ async def ask(
     return Answer(response, route)
 
 
-def check(answer: Answer) -> None:
-    """Raises UpstreamFailure where an answer is between the upstream and llmgate, and not for the client:
+def refuses_us(status: int) -> bool:
+    """The answer is between the upstream and llmgate: our secret, our money there, or a wrong base_url."""
+    return status in OUR_SECRET_REFUSED or 300 <= status < 400
+
+
+def wrong_with(answer: Answer) -> UpstreamFailure | None:
+    """Why an answer is between the upstream and llmgate, and not for the client; None: it is the client's.
+
     `upstream_auth` where llmgate itself is refused.
     """
-    if answer.status in OUR_SECRET_REFUSED:
-        raise UpstreamFailure(
-            f"upstream {answer.route.upstream.name} refused the gateway's own credentials or credit "
-            f"(HTTP {answer.status}): the admin must look at it",
+    name, status = answer.route.upstream.name, answer.status
+    if status in OUR_SECRET_REFUSED:
+        return UpstreamFailure(
+            f"upstream {name} refused the gateway's own credentials or credit (HTTP {status}): "
+            "the admin must look at it",
             code="upstream_auth",
             headers=NO_RETRY,
             reached=True,
         )
-    if 300 <= answer.status < 400:
-        raise UpstreamFailure(
-            f"upstream {answer.route.upstream.name} answered with a redirect (HTTP {answer.status}), and none is "
-            "followed: the admin must correct its base_url",
+    if 300 <= status < 400:
+        return UpstreamFailure(
+            f"upstream {name} answered with a redirect (HTTP {status}), and none is followed: the admin must correct "
+            "its base_url",
             headers=NO_RETRY,
             reached=True,
         )
     encoding = answer.header("content-encoding").lower()
     if encoding not in ("", "identity"):
-        raise UpstreamFailure(
-            f"upstream {answer.route.upstream.name} answered in the encoding {encoding!r}, although asked not to",
-            reached=True,
+        return UpstreamFailure(
+            f"upstream {name} answered in the encoding {encoding!r}, although asked not to", reached=True
         )
-
-
-_RETRY_AFTER = re.compile(r"\d{1,6}(\.\d+)?")
-
-TRIES_PER_ROUTE = 3
-RETRY_BUDGET_S = 30.0
-"""No new try is begun after this long: the client's own patience is not unlimited."""
-
-MOST_PATIENT_S = 10.0
-"""An upstream that asks for a longer pause is not asked again: the client is told instead."""
-
-
-def pause_before_retry(answer: Answer | None, tries: int) -> float | None:
-    """How long to wait before the next try: what the upstream says, else a growing pause. None: don't try again."""
-    said = answer.header("retry-after") if answer else ""
-    if _RETRY_AFTER.fullmatch(said):
-        return float(said) if float(said) <= MOST_PATIENT_S else None
-    return 0.25 * 2.0**tries
+    return None

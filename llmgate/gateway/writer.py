@@ -6,6 +6,9 @@ short SQLite calls would hand the interpreter's lock back and forth at up to 5 m
 - no call waits for a lock: a busy database is tried again by a timer, and the loop goes on;
 - with `durable`, the COMMIT, which syncs the disk, runs in a thread, and the next group gathers meanwhile;
 - checkpoints, which sync as well, run in that thread too, on a connection of their own.
+
+While nothing can be written (`trouble`: a full disk, say) new work is refused at once; what can't be given up waits:
+the settlements of what is in flight. Every half second it is tried again, by them or by a probe.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..errors import StorageError
 from ..store.db import Tx
-from ..store.group import Group
+from ..store.group import Group, probe
 
 T = TypeVar("T")
 
@@ -30,6 +33,12 @@ RETRY_S = 0.01
 
 TROUBLE_RETRY_S = 0.5
 """How soon work that can't be given up is tried again after anything worse than busy (a full disk)."""
+
+TELL_EVERY_S = 30.0
+"""How often the log says that nothing can be written, for as long as that lasts."""
+
+LOCKED_TELL_S = 5.0
+"""How long another process may hold the database before the log says so."""
 
 CHECKPOINT_EVERY = 1000
 """Commits between checkpoints of the write-ahead log."""
@@ -55,7 +64,11 @@ class Writer:
         self._committing = False
         self._commits = 0
         self.trouble: StorageError | None = None
-        """Why the last group couldn't be written, until one could; told by /ready."""
+        """Why nothing can be written, until something could; told by /ready. A lock is none: it is waited for."""
+        self._stuck_since: float | None = None
+        """Since when no group was written, be it for a lock or for worse."""
+        self._tell_at = 0.0
+        self._told_stuck = False
 
     async def run(self, work: Callable[[Tx], T], *, patience_s: float | None = None) -> T:
         """Do some work in the next transaction, and return its result once that is committed.
@@ -63,6 +76,8 @@ class Writer:
         `patience_s` bounds the waiting for a busy or broken database (StorageError then); None waits for as long as it
         takes. What the work itself raises is raised here. Cancelling the waiting doesn't undo the work.
         """
+        if self.trouble is not None and patience_s is not None:
+            raise unavailable()
         future: asyncio.Future[T] = self._loop.create_future()
         self._waiting.append(_Item(work, future, None if patience_s is None else self._loop.time() + patience_s))
         self._schedule()
@@ -91,7 +106,7 @@ class Writer:
     def _flush(self) -> None:
         """Everything that waits, in one transaction."""
         self._scheduled = None
-        items, self._waiting = self._waiting, []
+        items, self._waiting = self._waiting or [self._probe()], []
         try:
             results = self._group.begin([item.work for item in items])
             if not self._durable:
@@ -106,6 +121,12 @@ class Writer:
         else:
             self._told(items, results)
 
+    def _probe(self) -> _Item:
+        """Who finds out that the trouble is over, where nobody else waits. Nobody waits for it either."""
+        nobody: asyncio.Future[None] = self._loop.create_future()
+        nobody.set_result(None)
+        return _Item(probe, nobody, 0.0)
+
     def _synced(self, items: list[_Item], results: list[Any], finished: asyncio.Future[None]) -> None:
         self._committing = False
         error = finished.exception()
@@ -118,9 +139,8 @@ class Writer:
 
     def _told(self, items: list[_Item], results: list[Any]) -> None:
         """The group is committed: everybody gets what their work returned or raised."""
-        if self.trouble is not None:
-            log.warning("the database can be written again")
-            self.trouble = None
+        if self._stuck_since is not None:
+            self._unstuck(items)
         for item, result in zip(items, results, strict=True):
             if item.future.done():
                 continue
@@ -138,8 +158,6 @@ class Writer:
         """Nothing is written: try again in a moment, in front of what came since. Whose patience is over is told."""
         busy = error.code == "storage_busy"
         if not busy:
-            if self.trouble is None:
-                log.error("nothing can be written: %s", error.message)
             self.trouble = error
         now = self._loop.time()
         kept = []
@@ -149,14 +167,43 @@ class Writer:
             elif not item.future.done():
                 item.future.set_exception(unavailable())
         self._waiting = kept
-        if kept:
-            self._scheduled = self._loop.call_later(RETRY_S if busy else TROUBLE_RETRY_S, self._flush)
+        self._stuck(error, now, busy=busy)
+        if kept or self.trouble is not None:
+            self._scheduled = self._loop.call_later(RETRY_S if kept and busy else TROUBLE_RETRY_S, self._flush)
+
+    def _stuck(self, error: StorageError, now: float, *, busy: bool) -> None:
+        """Say so, loudly: at once, and again and again; of a lock only once it lasts."""
+        if self._stuck_since is None:
+            self._stuck_since = now
+            self._tell_at = now + LOCKED_TELL_S
+            self._told_stuck = False
+        if now >= self._tell_at or not (busy or self._told_stuck):
+            self._tell_at, self._told_stuck = now + TELL_EVERY_S, True
+            refused = "" if self.trouble is None else ", new requests are refused"
+            log.error(
+                "nothing can be written for %.0f s%s, settlements waiting: %d: %s",
+                *(now - self._stuck_since, refused, _settlements(self._waiting), error.message),
+            )
+
+    def _unstuck(self, items: list[_Item]) -> None:
+        assert self._stuck_since is not None
+        if self._told_stuck:
+            log.warning(
+                "the database can be written again after %.0f s, settlements written: %d",
+                *(self._loop.time() - self._stuck_since, _settlements(items)),
+            )
+        self.trouble = self._stuck_since = None
 
     def _checkpoint(self) -> None:
         try:
             self._group.checkpoint()
         except StorageError as error:
             log.warning("no checkpoint: %s", error.message)
+
+
+def _settlements(items: list[_Item]) -> int:
+    """How many of them can't be given up."""
+    return sum(item.deadline is None for item in items)
 
 
 def unavailable() -> StorageError:

@@ -46,7 +46,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     key_hash: bytes
     model: str
     names: tuple[str, ...]
-    """All names that the model goes by: as asked for, and as each `upstream/model`."""
+    """All names that the model goes by: as asked for, and as each `upstream/model`; those of its fallbacks as well."""
+    models: tuple[tuple[str, ...], ...] = ()
+    """The names of each model that may answer, where there are fallbacks: the caller must be allowed every one."""
     upstream: str
     upstream_model: str
     format: str
@@ -181,10 +183,13 @@ def input_hold(quote: Quote) -> int:
 
 
 def _check_model(claim: Claim, caller: Caller, plan: Plan | None) -> None:
-    if not caller.may_use(claim.names):
-        raise Refusal(f"this key may not use {claim.model}: GET /v1/models lists what it may", code="model_not_allowed")
-    if plan and not plan.includes(claim.names):
-        raise Refusal(f"the plan {plan.name} doesn't include {claim.model}", code="model_not_allowed")
+    for names in claim.models or (claim.names,):
+        if not caller.may_use(names):
+            raise Refusal(
+                f"this key may not use {names[0]}: GET /v1/models lists what it may", code="model_not_allowed"
+            )
+        if plan and not plan.includes(names):
+            raise Refusal(f"the plan {plan.name} doesn't include {names[0]}", code="model_not_allowed")
 
 
 def _ceilings(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,17 @@ class Group:
 
     def _undone(self, error: sqlite3.Error) -> StorageError:
         if self._conn.in_transaction:
-            self._conn.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # a disk that broke down; the next group's BEGIN fails, and comes here again
+                self._conn.execute("ROLLBACK")
         return translate(error, self._path)
+
+
+def probe(tx: Tx) -> None:
+    """Write what nobody reads, to find out whether anything can be written. An equal value would not be written."""
+    tx.execute(
+        "INSERT INTO meta (key, value) VALUES ('written_ms', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (str(tx.now_ms),),
+    )
 
 
 def _code(error: sqlite3.Error) -> int:

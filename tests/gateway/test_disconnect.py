@@ -289,6 +289,20 @@ def test_a_client_that_leaves_a_plain_call_that_is_refused(served: Served, up: R
     assert facts(served.settled(alice, 1)[0]) == ("error", "upstream", 400, 0)
 
 
+@pytest.mark.parametrize("steps", [(HANG,), (head(200, [("content-length", "999")]), b'{"a":', HANG)])
+def test_a_client_that_leaves_a_plain_call_that_never_ends(served: Served, up: Replay, steps: tuple[Step, ...]) -> None:
+    """Read on in vain, but not for ever; the upstream has read the prompt."""
+    alice = served.person(credits="1")
+    left = up.disconnects
+    up.handler = answers(steps)
+    with send(served, alice, model="quick/zeta"):
+        wait_until(lambda: len(up.requests) == 1)
+    wait_until(lambda: up.disconnects == left + 1)
+    (row,) = served.settled(alice, 1)
+    assert (row["status"], row["source"], row["charge_nano"]) == ("cancelled", "estimated", estimate(0))
+    assert len(up.requests) == 1
+
+
 def test_many_that_leave_at_once(served: Served, up: Replay) -> None:
     """Every one is settled once, and money held for them is free again."""
     alice = served.person(credits="10")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import httpx
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from llmgate.config import known_upstreams, parse
 from llmgate.errors import UpstreamFailure
@@ -15,7 +16,7 @@ from llmgate.gateway.upstream import Answer
 from llmgate.pricing import Price, dearest
 from llmgate.routing import Route, Tariff
 from llmgate.store.admission import Claim, Grant
-from llmgate.store.holds import Hold, Outcome
+from llmgate.store.holds import Attempt, Hold, Outcome
 from llmgate.store.keys import Caller
 from llmgate.store.limits import Amounts
 from llmgate.store.prices import Snapshot
@@ -256,7 +257,6 @@ def test_a_stream_that_a_shutdown_cuts_off_is_what_was_delivered() -> None:
     [
         ((), Status.OK),
         ((gone,), Status.CANCELLED),
-        ((failed,), Status.ERROR),
         ((cut(Cut.SHUTDOWN),), Status.INTERRUPTED),
     ],
 )
@@ -272,6 +272,27 @@ def test_a_stream_that_a_shutdown_cuts_off_is_what_was_delivered() -> None:
 def test_usage_that_was_heard_is_exact_however_it_ended(way: Way, more: tuple[Way, ...], status: Status) -> None:
     outcome = ended(exchange_of(way, *more))
     assert (outcome.status, outcome.source, outcome.meters) == (status, Source.UPSTREAM, EXACT)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        streamed(HELLO, sse(usage_chunk(10, 5)), DONE),
+        streamed(sse(chunk_of("hello", usage=usage_of(10, 5)))),
+        streamed(HELLO, sse(usage_chunk(10, 5)), sse({"error": {"message": "overloaded"}})),
+        streamed(sse(chunk_of(finish="stop")), sse(usage_chunk(10, 5))),
+    ],
+    ids=["stream", "one chunk", "an error after text", "nothing to say"],
+)
+def test_usage_that_was_heard_is_exact_where_a_stream_fails_after_it_delivered(way: Way) -> None:
+    outcome = ended(exchange_of(way, failed))
+    assert (outcome.status, outcome.source, outcome.meters) == (Status.ERROR, Source.UPSTREAM, EXACT)
+    assert outcome.attempts == ()
+
+
+def test_the_last_of_several_usages_counts() -> None:
+    exchange = exchange_of(streamed(EARLY, sse(usage_chunk(10, 3)), sse(usage_chunk(10, 5)), DONE))
+    assert end_of(exchange) == (Status.OK, Source.UPSTREAM, 200, EXACT)
 
 
 def test_without_usage_it_is_the_text() -> None:
@@ -371,6 +392,105 @@ def test_a_stream_that_fails_before_it_delivered_is_free() -> None:
     exchange = exchange_of(answered(), failed)
     exchange.heard = Heard()  # broken off before its first byte: not even its head was passed on
     assert end_of(exchange) == (Status.ERROR, Source.UPSTREAM, 502, ZERO)
+
+
+# -- billed in vain
+
+
+def refused(status: int, body: object) -> Way:
+    def way(exchange: Exchange) -> None:
+        answered(status)(exchange)
+        assert exchange.answer is not None
+        exchange.in_vain(exchange.answer, msgspec.json.encode(body))
+
+    return way
+
+
+def retried(status: int, body: object) -> Way:
+    """A try that failed, before the one that counts."""
+
+    def way(exchange: Exchange) -> None:
+        refused(status, body)(exchange)
+        assert exchange.priced is not None
+        exchange.begin(exchange.priced)
+
+    return way
+
+
+BILLED = ERROR | {"usage": usage_of(10, 5)}
+VAIN = Attempt(
+    upstream="main",
+    upstream_model="zeta",
+    http_status=200,
+    source=Source.UPSTREAM,
+    meters=EXACT,
+    cost=COST,
+    cost_source=CostSource.CATALOGUE,
+)
+
+
+@pytest.mark.parametrize(
+    ("way", "http_status", "seen"),
+    [
+        (whole(BILLED), 200, 200),
+        (streamed(sse(BILLED)), 200, 200),
+        (streamed(sse(usage_chunk(10, 5)), sse(ERROR)), 200, 200),
+        (refused(503, BILLED), 503, 503),
+        (refused(400, BILLED), 400, 400),
+    ],
+    ids=["plain", "stream", "usage first", "refusal", "the client's fault"],
+)
+def test_an_error_that_was_billed_is_the_houses(way: Way, http_status: int, seen: int) -> None:
+    """Nobody got anything: the row is free, and beside it stands what it cost."""
+    exchange = exchange_of(way, charge=CHARGE)
+    assert end_of(exchange) == (Status.ERROR, Source.UPSTREAM, seen, ZERO)
+    assert ended(exchange).attempts == (replace(VAIN, http_status=http_status),)
+
+
+@pytest.mark.parametrize("cause", [failed, cut(Cut.IDLE)])
+def test_a_plain_answer_that_only_lacked_its_closing_is_the_houses(cause: Way) -> None:
+    exchange = exchange_of(whole(completion("hello", usage=usage_of(10, 5))), cause)
+    assert end_of(exchange)[:2] == (Status.ERROR, Source.UPSTREAM)
+    assert (ended(exchange).meters, ended(exchange).attempts) == (ZERO, (VAIN,))
+
+
+def test_a_stream_that_only_told_its_input_before_it_broke_off_is_the_houses() -> None:
+    exchange = exchange_of(streamed(sse(chunk_of(usage=usage_of(10, 0)))), failed)
+    assert end_of(exchange) == (Status.ERROR, Source.UPSTREAM, 200, ZERO)
+    assert [attempt.meters for attempt in ended(exchange).attempts] == [Meters(input=10, calls=1)]
+
+
+def test_tries_before_the_one_that_went_well() -> None:
+    exchange = exchange_of(
+        retried(503, BILLED), retried(429, ERROR), retried(500, BILLED), whole(completion(usage=usage_of(1, 1)))
+    )
+    outcome = ended(exchange)
+    assert (outcome.status, outcome.meters) == (Status.OK, Meters(input=1, output=1, calls=1))
+    assert [(attempt.http_status, attempt.meters) for attempt in outcome.attempts] == [(503, EXACT), (500, EXACT)]
+
+
+@pytest.mark.parametrize("body", [ERROR, ERROR | {"usage": usage_of(0, 0)}, ERROR | {"usage": None}, [], "busy"])
+def test_an_error_that_tells_no_usage_cost_nothing(body: object) -> None:
+    assert ended(exchange_of(refused(503, body))).attempts == ()
+
+
+def test_a_usage_in_a_refusal_that_streams_is_heard() -> None:
+    exchange = exchange_of(sent)
+    assert exchange.priced is not None
+    response = httpx.Response(503, headers={"content-type": "text/event-stream"})
+    exchange.in_vain(Answer(response, exchange.priced.route), sse(BILLED))
+    assert ended(exchange).attempts == (replace(VAIN, http_status=503),)
+
+
+def test_the_cost_of_an_attempt_is_what_its_upstream_reports() -> None:
+    exchange = exchange_of(refused(503, ERROR | {"usage": usage_of(0, 0, cost=0.5)}), upstream="openrouter")
+    (attempt,) = ended(exchange).attempts
+    assert (attempt.reported_cost_nano, attempt.upstream) == (500_000_000, "openrouter")
+
+
+def test_the_price_of_an_attempt_is_that_of_its_tier() -> None:
+    exchange = exchange_of(refused(503, BILLED | {"service_tier": "flex"}))
+    assert [attempt.cost for attempt in ended(exchange).attempts] == [FLEX]
 
 
 # -- by which price

@@ -488,6 +488,13 @@ def test_tags_that_are_none(served: Served, up: Replay, tags: str) -> None:
 # -- what the client gets
 
 
+def test_the_route_that_answered_is_told(served: Served, up: Replay) -> None:
+    alice = served.person()
+    for answer in (served.chat(alice), served.stream(alice)[0]):
+        told = (answer.headers["x-llmgate-upstream"], answer.headers["x-llmgate-model"])
+        assert told == ("main", "zeta")
+
+
 def test_answer_headers(served: Served, up: Replay) -> None:
     alice = served.person()
     upstreams = [
@@ -782,6 +789,14 @@ STREAMS: dict[str, tuple[list[bytes], list[bytes], str, int]] = {
     ),
     "no data at all": ([b""], [], "estimated", estimate(0)),
     "no DONE": ([*words("hello"), sse(usage_chunk(10, 5))], words("hello"), "upstream", OK_NANO),
+    "neither usage nor DONE": (words("hello"), words("hello"), "estimated", estimate(5)),
+    "not even a finish": ([sse(chunk_of("hello"))], [sse(chunk_of("hello"))], "estimated", estimate(5)),
+    "usage in every chunk": (
+        [sse(chunk_of("hel", usage=usage_of(10, 1))), sse(chunk_of("lo", usage=usage_of(10, 5))), DONE],
+        [sse(chunk_of("hel", usage=usage_of(10, 1))), sse(chunk_of("lo", usage=usage_of(10, 5))), DONE],
+        "upstream",
+        OK_NANO,
+    ),
     "the end without its blank line": (
         [*words("hello"), sse(usage_chunk(10, 5))[:-2]],
         words("hello"),
@@ -905,6 +920,15 @@ def test_an_error_inside_a_stream(served: Served, up: Replay) -> None:
     up.handler = answers(sse_answer(*events))
     assert served.stream(alice)[1] == b"".join(events)
     assert facts(row_of(served, alice)) == ("error", "estimated", 200, estimate(5))
+
+
+def test_an_error_in_the_middle_of_a_stream(served: Served, up: Replay) -> None:
+    """It isn't the end: what comes after it is passed on, and counts."""
+    alice = served.person(credits="1")
+    events = [sse(chunk_of("hello")), sse({"error": {"message": "overloaded"}}), *words(" again"), DONE]
+    up.handler = answers(sse_answer(*events[:-1], sse(usage_chunk(10, 5)), DONE))
+    assert served.stream(alice)[1] == b"".join(events)
+    assert facts(row_of(served, alice)) == ("error", "upstream", 200, OK_NANO)
 
 
 def test_an_error_with_200(served: Served, up: Replay) -> None:

@@ -22,12 +22,14 @@ from llmgate.gateway import pipeline, writer
 from llmgate.gateway.writer import Writer
 from llmgate.store import holds
 from llmgate.store.db import Database, Tx
+from llmgate.store.group import probe
 from tests.replay import HANG, Pause, Replay, json_answer, sse, sse_answer, until
 from tests.served import (
     DONE,
     INPUT_NANO,
     OUTPUT_NANO,
     Inside,
+    Person,
     Served,
     answers,
     chat_body,
@@ -315,6 +317,155 @@ async def test_a_database_that_may_not_grow(path: Path, quill: Writer) -> None:
     assert notes(path) == ["a", "s" * 50_000, "small"]
 
 
+# -- while nothing can be written
+
+
+class Broken:
+    """A group whose database takes nothing, until it is mended."""
+
+    def __init__(self, quill: Writer, error: StorageError) -> None:
+        self.quill, self.error = quill, error
+        self.group = quill._group
+        self.begun = 0
+        """How often something was tried to be written."""
+
+    def begin(self, works: Any) -> Any:
+        self.begun += 1
+        raise self.error
+
+    def __enter__(self) -> Broken:
+        self.quill._group = self  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.quill._group = self.group
+
+
+FULL = StorageError("the disk of books.db is full")
+LOCKED = StorageError("books.db is locked", code="storage_busy")
+
+
+async def test_new_work_is_refused_without_a_try_of_its_own(path: Path, quill: Writer) -> None:
+    with Broken(quill, FULL) as broken:
+        with pytest.raises(StorageError):
+            await quill.run(note("hold"), patience_s=30)
+        begun = broken.begun
+        for _ in range(100):
+            with pytest.raises(StorageError) as caught:
+                await quill.run(note("hold"), patience_s=30)
+            assert (caught.value.code, caught.value.http_status) == ("storage_busy", 503)
+        assert broken.begun == begun == 1
+
+
+async def test_a_probe_finds_out_that_there_is_room_again(
+    path: Path, quill: Writer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no request comes any more: who balances loads sends none to a gateway that isn't ready."""
+    monkeypatch.setattr(writer, "TROUBLE_RETRY_S", 0.01)
+    with Broken(quill, FULL) as broken:
+        with pytest.raises(StorageError):
+            await quill.run(note("hold"), patience_s=30)
+        await until(lambda: broken.begun > 3)
+        assert quill.trouble is FULL
+    await until(lambda: quill.trouble is None)
+    assert "the database can be written again after 0 s, settlements written: 0" in caplog.text
+    await quill.run(note("a"), patience_s=30)
+    assert notes(path) == ["a"]
+
+
+async def test_a_probe_writes(path: Path, quill: Writer) -> None:
+    """A transaction that writes nothing succeeds on a full disk as well."""
+    before = path.with_name(path.name + "-wal").stat().st_size
+    for at_ms in (1, 2):
+        await quill.run(lambda tx, at_ms=at_ms: probe(Tx(tx.conn, at_ms, "test")))  # type: ignore[misc]
+        size = path.with_name(path.name + "-wal").stat().st_size
+        assert size > before
+        before = size
+
+
+async def test_the_log_says_it_again_and_again(
+    path: Path, quill: Writer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer, "TROUBLE_RETRY_S", 0.01)
+    monkeypatch.setattr(writer, "TELL_EVERY_S", 0.05)
+    with Broken(quill, FULL):
+        settlements = [asyncio.create_task(quill.run(note(str(n)))) for n in range(3)]
+        await until(lambda: caplog.text.count("nothing can be written") >= 3)
+    await asyncio.gather(*settlements)
+    told = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert told[0] == (
+        "nothing can be written for 0 s, new requests are refused, settlements waiting: 3: the disk of books.db is full"
+    )
+    assert told[-1].endswith("settlements written: 3")
+
+
+async def test_each_trouble_is_told_at_once(
+    path: Path, quill: Writer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer, "TROUBLE_RETRY_S", 0.01)
+    for count in (1, 2):
+        with Broken(quill, FULL) as broken:
+            settlement = asyncio.create_task(quill.run(note(str(count))))
+            await until(lambda broken=broken: broken.begun > 3)  # type: ignore[misc]
+            assert caplog.text.count("nothing can be written") == count
+        await settlement
+        assert caplog.text.count("can be written again") == count
+
+
+async def test_a_lock_is_told_only_once_it_lasts(
+    path: Path, quill: Writer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer, "LOCKED_TELL_S", 0.2)
+    with Broken(quill, LOCKED) as broken:
+        settlement = asyncio.create_task(quill.run(note("a")))
+        await until(lambda: broken.begun > 3)
+        assert caplog.text == ""
+        await until(lambda: "settlements waiting: 1: books.db is locked" in caplog.text)
+        assert quill.trouble is None
+    await settlement
+    assert "can be written again" in caplog.text
+
+
+async def test_a_lock_while_the_disk_is_full_lets_nobody_in(path: Path, quill: Writer) -> None:
+    with Broken(quill, FULL) as broken:
+        settlement = asyncio.create_task(quill.run(note("a")))
+        await until(lambda: broken.begun == 1)
+        broken.error = LOCKED
+        await until(lambda: broken.begun > 2)
+        with pytest.raises(StorageError):
+            await quill.run(note("hold"), patience_s=30)
+        assert not settlement.done()
+    await settlement
+    assert quill.trouble is None
+
+
+class Rude:
+    """A connection whose COMMIT fails, and then its ROLLBACK too."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self.conn = conn
+        self.fails = ["COMMIT", "ROLLBACK"]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.conn, name)
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        if sql in self.fails:
+            self.fails.remove(sql)
+            raise sqlite3.OperationalError("disk I/O error")
+        return self.conn.execute(sql, *values)
+
+
+async def test_a_rollback_that_fails_loses_nothing(path: Path, quill: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "TROUBLE_RETRY_S", 0.01)
+    rude = Rude(quill._group._conn)
+    quill._group._conn = rude  # type: ignore[assignment]
+    await asyncio.gather(quill.run(note("a")), quill.run(note("b")))
+    assert rude.fails == []
+    assert notes(path) == ["a", "b"]
+    assert quill.trouble is None
+
+
 # -- the walk, while the database can't be written
 
 
@@ -343,6 +494,27 @@ async def test_no_hold_no_request(inside: Inside, up: Replay, monkeypatch: pytes
     assert (b"retry-after", b"2") in client.messages[0]["headers"]
     assert b"books" not in client.got
     assert (inside.rows(alice), up.requests) == ([], [])
+
+
+async def test_nothing_is_begun_while_the_disk_is_full(inside: Inside, up: Replay) -> None:
+    """Nobody's body is read, and nothing is written for it; who isn't known is told so all the same."""
+    alice = inside.person(credits="1")
+    with Broken(inside.writer, FULL) as broken:
+        client, task = inside.ask(alice)
+        await task
+        assert client.status == 503
+        broken.begun = 0
+        for person, status in ((alice, 503), (Person("nobody", "sk-lg-none", "k"), 401)):
+            client, task = inside.ask(person)
+            await task
+            assert client.status == status
+        assert client.body is not None  # nobody asked for it
+        assert broken.begun <= 1  # the probe
+    await until(lambda: inside.writer.trouble is None)
+    client, task = inside.ask(alice)
+    await task
+    assert client.status == 200
+    assert len(up.requests) == 1
 
 
 async def test_who_is_refused_needs_no_writer(inside: Inside, up: Replay) -> None:
@@ -417,9 +589,11 @@ def test_a_daemon_whose_disk_is_full(up: Replay, tmp_path: Path) -> None:
             up.handler = answers(json_answer(completion(usage=usage_of(10, 5))))
             error_of(served.chat(alice), 503, "storage_busy")
             assert served.client.get(served.url + "/health").status_code == 200
-            assert served.client.get(served.url + "/ready").status_code == 503
+            ready = served.client.get(served.url + "/ready")
+            assert ready.status_code == 503
+            assert ready.json() == {"status": "unavailable", "storage": "the database can't be written"}
             assert len(up.requests) == 2
-        served.logged("nothing can be written")
+        served.logged("new requests are refused, settlements waiting: ")
         assert len(served.rows(alice)) == 1
         assert served.held(alice) == 1
         resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
