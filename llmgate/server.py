@@ -18,13 +18,13 @@ from hypercorn.config import Config as HypercornConfig
 
 from . import http2, logs
 from .config import Resolved, Server
-from .errors import LlmgateError
+from .errors import LlmgateError, StorageError
 from .gateway.app import App
 from .gateway.pipeline import Gateway
 from .gateway.writer import Writer
 from .listening import BACKLOG, check_tls
 from .plans import policy_of
-from .store import accounts, holds, workers
+from .store import accounts, holds, ledger, workers
 from .store.db import Database
 from .store.workers import Worker
 
@@ -33,8 +33,8 @@ log = logging.getLogger("llmgate.server")
 KEEP_ALIVE_S = 75.0
 """Longer than clients' pools keep a connection, so that it is they who close it, not we under their next request."""
 
-RECOVER_EVERY_S = 30.0
-"""How often a daemon looks for holds of other processes that died."""
+KEEP_UP_EVERY_S = 30.0
+"""How often a daemon looks for what other processes left behind when they died, and for credits that have expired."""
 
 LEAVE_S = 5.0
 """What connections get beyond the grace of their requests, to send the last bytes."""
@@ -123,7 +123,7 @@ async def _run(
     gateway = Gateway(config, resolved.upstreams, store, writer, worker.id)
     daemon = Daemon(gateway)
     sweeper = asyncio.create_task(gateway.sweep())
-    recoverer = asyncio.create_task(_recover(gateway))
+    upkeep = asyncio.create_task(_keep_up(gateway))
     obeying = asyncio.create_task(obey(daemon))
     grace = asyncio.create_task(_grace(gateway, daemon, config.server.shutdown_grace))
 
@@ -142,21 +142,28 @@ async def _run(
             serving.result()
     finally:
         await gateway.close()
-        for task in (sweeper, recoverer, obeying, grace):
+        for task in (sweeper, upkeep, obeying, grace):
             task.cancel()
         await writer.close(patience_s=0)  # who waited for it has given up
         if not serving.done():
             await _cut_off()
 
 
-async def _recover(gateway: Gateway) -> None:
-    """Now and then, resolve what other processes left behind when they died."""
+async def _keep_up(gateway: Gateway) -> None:
+    """Now and then: resolve what other processes left behind when they died, and take away credits that have expired
+    unused.
+    """
     path = gateway.database.path
     while True:
-        await asyncio.sleep(RECOVER_EVERY_S)
-        if gateway.look(lambda tx: workers.dead(tx, path)):
-            found = await gateway.writer.run(partial(holds.recover, database=path, policy=gateway.policy))
-            log.warning("booked as interrupted, because their process died: %s", found)
+        await asyncio.sleep(KEEP_UP_EVERY_S)
+        try:
+            if gateway.look(lambda tx: workers.dead(tx, path)):
+                found = await gateway.writer.run(partial(holds.recover, database=path, policy=gateway.policy))
+                log.warning("booked as interrupted, because their process died: %s", found)
+            for account_id in gateway.look(ledger.due):
+                await gateway.writer.run(partial(ledger.expire_due, account_id=account_id))
+        except StorageError:
+            log.debug("the upkeep waits for the database")
 
 
 async def _cut_off() -> None:

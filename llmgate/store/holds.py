@@ -26,7 +26,7 @@ from ..overage import charged
 from ..plans import NONE, Plan, Policy
 from ..pricing import amount
 from ..types import METERS, Billing, CostSource, Meters, Source, Status
-from . import events, keys, limits, overage, prices, workers
+from . import events, keys, ledger, limits, overage, prices, workers
 from .admission import Claim, Grant, admit
 from .db import Row, Tx
 from .keys import Caller
@@ -114,6 +114,11 @@ def place(tx: Tx, claim: Claim, policy: Policy = NONE) -> Hold:
     """Set the quote aside, all or nothing. Raises as `decide` does."""
     grant = decide(tx, claim, policy)
     caller = grant.caller
+    if caller.expires_next_ms is not None and caller.expires_next_ms <= tx.now_ms:
+        # What has expired can't be used any more, not even by the request that comes first after it.
+        ledger.expire_due(tx, caller.account_id)
+        grant = decide(tx, claim, policy)
+        caller = grant.caller
     plain = set(claim.names) == {claim.model, f"{claim.upstream}/{claim.upstream_model}"}
     pool = grant.pool
     row: dict[str, Any] = {
@@ -234,6 +239,12 @@ def _withdraw(tx: Tx, usage_id: int) -> tuple[dict[str, Any], tuple[str, int]]:
     )
     _roll_up(tx, dict(row), -1)
     limits.book(tx, dict(row), -1)
+    # It may have used up credits that have expired since: they are looked at again.
+    tx.execute(
+        "UPDATE accounts SET expires_next_ms = (SELECT min(expires_ms) FROM entries WHERE account_id = accounts.id) "
+        "WHERE id = ?",
+        (row["account_id"],),
+    )
     tags = dict(tx.execute("DELETE FROM usage_tags WHERE usage_id = ? RETURNING name, value", (usage_id,)).fetchall())
     tx.execute("DELETE FROM attempts WHERE usage_id = ?", (usage_id,))
     tx.execute("DELETE FROM usage WHERE id = ?", (usage_id,))

@@ -238,6 +238,8 @@ class Caller(msgspec.Struct, frozen=True):
     balance_nano: int
     held_nano: int
     last_used_ms: int
+    expires_next_ms: int | None
+    """When credits of the account expire next."""
 
     def may_use(self, names: tuple[str, ...]) -> bool:
         """Whether the key's model globs allow any of the names that a model goes by."""
@@ -248,7 +250,7 @@ _CALLER = f"""
 SELECT k.id, k.name, k.status, k.expires_ms, k.grace_until_ms, k.hash <> :hash AS old, k.models, k.ips, k.tags,
        k.last_used_ms, u.id AS user_id, u.name AS user, u.status AS user_status,
        coalesce(u.plan, t.plan) AS plan, t.id AS team_id, t.name AS team,
-       p.id AS account_id, p.kind, p.billing, p.balance_nano, p.held_nano
+       p.id AS account_id, p.kind, p.billing, p.balance_nano, p.held_nano, p.expires_next_ms
 FROM keys k
 JOIN users u ON u.id = k.user_id
 JOIN accounts ua ON ua.id = u.account_id
@@ -296,4 +298,5 @@ def authenticate(tx: Tx, key_hash: bytes) -> Caller:
         balance_nano=row["balance_nano"],
         held_nano=row["held_nano"],
         last_used_ms=row["last_used_ms"] or 0,
+        expires_next_ms=row["expires_next_ms"],
     )

@@ -80,7 +80,7 @@ def hold_of(bound: int | None, choices: int) -> Hold:
         cost_source=CostSource.CONFIG,
         tags={},
     )
-    caller = Caller("k", "default", 1, "alice", None, None, None, (), (), {}, 1, "user", True, 10**9, 0, 0)
+    caller = Caller("k", "default", 1, "alice", None, None, None, (), (), {}, 1, "user", True, 10**9, 0, 0, None)
     grant = Grant(
         caller=caller, amounts=Amounts(INPUT, 1000, 1), output_tokens=bound, clamped=bound is not None, bounded=True
     )

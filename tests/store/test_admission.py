@@ -94,6 +94,7 @@ def caller(
         balance_nano=credits_nano or 0,
         held_nano=held_nano,
         last_used_ms=0,
+        expires_next_ms=None,
     )
 
 

@@ -18,7 +18,7 @@ from llmgate.store import accounts, ledger
 from llmgate.store.db import Database
 from llmgate.store.expiry import replay
 from llmgate.store.holds import Hold
-from llmgate.store.keys import hash_key
+from llmgate.store.verify.repair import repair
 from llmgate.types import Billing, Meters
 
 from ..books import Book
@@ -37,12 +37,7 @@ def expire(book: Book, now_ms: int, target: str = "alice") -> int:
 
 
 def use(book: Book, key: str, tokens: int, now_ms: int) -> None:
-    """A request that is charged so much, as the daemon serves it: what has expired is gone before."""
-    expire(
-        book,
-        now_ms,
-        book.value("SELECT u.name FROM keys k JOIN users u ON u.id = k.user_id WHERE k.hash = ?", hash_key(key)),
-    )
+    """A request that is charged so much."""
     book.use(key, Meters(input=tokens, calls=1), now_ms=now_ms, bound=tokens, output=0)
 
 
@@ -477,8 +472,8 @@ def test_what_was_placed_after_credits_expired_holds_others(book: Book, key: str
     at(book, 100, ledger.add, "alice", 50, expires_ms=1000)
     at(book, 100, ledger.add, "alice", 100)
     early = book.place(key, bound=30, output=0, now_ms=500)
-    late = book.place(key, bound=90, output=0, now_ms=1500)  # nobody had looked what has expired
-    assert expire(book, 2000) == 20
+    late = book.place(key, bound=90, output=0, now_ms=1500)
+    assert entries(book)[2:] == [("expire", -20, 1)]
     assert expire(book, 2000 + LATER) == 0
     book.release(early)
     assert expire(book, 2000 + 2 * LATER) == 30
@@ -501,7 +496,7 @@ def test_expiry_never_takes_what_is_held_by_whom(book: Book) -> None:
     """A metered account may hold more than it has: nothing is taken that would be needed for it."""
     key = book.user("alice", billing=Billing.METERED)
     at(book, 100, ledger.add, "alice", 50, expires_ms=1000)
-    hold = book.place(key, bound=60, output=0, now_ms=1500)
+    hold = book.place(key, bound=60, output=0, now_ms=500)
     assert expire(book, 2000) == 0
     book.settle(hold, Meters(input=20, calls=1))
     assert expire(book, 2000 + LATER) == 30
@@ -529,6 +524,49 @@ def test_a_charge_that_is_corrected_after_the_expiry_is_paid_by_what_is_there(bo
     purse = ledger.purse(book.tx, book.account("alice")["id"])
     assert (purse.pool.left_nano, purse.debt_nano, purse.left()) == (65, 0, [])
     assert book.money("alice") == (65, 0)
+    assert book.findings() == []
+
+
+def test_what_has_expired_is_not_used_by_the_request_that_comes_first_after_it(book: Book, key: str) -> None:
+    at(book, 100, ledger.add, "alice", 50, expires_ms=1000)
+    at(book, 100, ledger.add, "alice", 7)
+    assert book.place(key, bound=57, output=0, now_ms=999).grant.amount_nano == 57
+    book.recover()
+    with pytest.raises(Refusal) as caught:
+        book.place(key, bound=8, output=0, now_ms=1000)
+    assert caught.value.code == "credits_held", "the first request is still in flight"
+    book.release(1)
+    with pytest.raises(Refusal) as caught:
+        book.place(key, bound=8, output=0, now_ms=1000 + LATER)
+    assert caught.value.code == "insufficient_credits"
+    assert book.place(key, bound=7, output=0, now_ms=1000 + LATER).grant.amount_nano == 7
+    assert book.findings() == []
+
+
+def test_credits_that_a_correction_gives_back_too_late_expire_after_all(book: Book, key: str) -> None:
+    at(book, 100, ledger.add, "alice", 50, expires_ms=1000)
+    hold = book.place(key, bound=40, output=0, estimate=40, now_ms=500)
+    book.crash()
+    book.recover()
+    assert expire(book, 1000) == 10
+    assert next_ms(book) is None
+    book.settle(hold, Meters(input=15, calls=1))
+    assert book.money("alice") == (25, 0)
+    assert expire(book, 1001) == 25
+    assert book.findings() == []
+
+
+@pytest.mark.parametrize("told", ["NULL", "5000"])
+def test_a_moment_that_is_told_too_late_is_found_and_put_right(book: Book, key: str, told: str) -> None:
+    at(book, 100, ledger.add, "alice", 50, expires_ms=4_102_444_800_000)
+    book.tamper(f"UPDATE accounts SET expires_next_ms = {told if told == 'NULL' else 'expires_next_ms + 5000'}")
+    (finding,) = book.findings()
+    assert (finding.check, finding.subject, finding.expected, finding.derived) == (
+        *("expiry", "user alice", "2100-01-01T00:00:00.000Z"),
+        True,
+    )
+    list(repair(book.db, [finding]))
+    assert next_ms(book) == 4_102_444_800_000
     assert book.findings() == []
 
 

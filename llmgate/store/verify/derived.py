@@ -9,10 +9,10 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from ...clock import day_start_ms
+from ...clock import day_start_ms, rfc3339
 from ...money import dollars
 from ...types import Billing
-from .. import limits
+from .. import ledger, limits
 from ..db import Database, Row, Tx
 from ..holds import ROLLUP_KEY, ROLLUP_SUMS
 from .finding import Counts, Finding, view
@@ -227,6 +227,27 @@ def _accounts(db: Database, counts: Counts) -> Iterator[Finding]:
     yield from found
     if negative:
         yield from _negative(db, negative)
+    yield from _expiries(db)
+
+
+_EXPIRING = """
+SELECT id, expires_next_ms FROM accounts a
+WHERE EXISTS (SELECT 1 FROM entries e WHERE e.account_id = a.id AND e.expires_ms IS NOT NULL)
+"""
+
+
+def _expiries(db: Database) -> Iterator[Finding]:
+    """Credits that expire are looked at in time. A moment that is too early only means one look too many."""
+    with db.read() as tx:
+        accounts = tx.execute(_EXPIRING).fetchall()
+    for account in accounts:
+        with db.read() as tx:
+            row = tx.one(f"{ACCOUNTS} WHERE a.id = ?", account["id"])
+            stored = tx.value("SELECT expires_next_ms FROM accounts WHERE id = ?", account["id"])
+            expected = ledger.expires_next(tx, account["id"])
+        if row is not None and expected is not None and (stored is None or stored > expected):
+            shown = "-" if stored is None else rfc3339(stored)
+            yield Finding("expiry", row["name"], shown, rfc3339(expected), derived=True, key=(account["id"],))
 
 
 def _negative(db: Database, accounts: list[Row]) -> Iterator[Finding]:

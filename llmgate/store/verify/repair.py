@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from ...money import dollars
-from .. import audit
+from .. import audit, ledger
 from ..db import Database, Tx
 from ..holds import ROLLUP_KEY, ROLLUP_SUMS
 from . import derived
@@ -91,6 +91,14 @@ def _account(tx: Tx, finding: Finding) -> list[Repaired]:
     return [Repaired(finding.check, finding.subject, dollars(stored), dollars(expected))]
 
 
+def _expiry(tx: Tx, finding: Finding) -> list[Repaired]:
+    """When credits of an account are to be looked at next."""
+    tx.execute(
+        "UPDATE accounts SET expires_next_ms = ? WHERE id = ?", (ledger.expires_next(tx, *finding.key), *finding.key)
+    )
+    return [Repaired(finding.check, finding.subject, finding.stored, finding.expected)]
+
+
 def _counter(tx: Tx, finding: Finding) -> list[Repaired]:
     """A limit's counter that is gone begins anew by what the facts say: adding them up here might take long."""
     gone = tx.execute("DELETE FROM counters WHERE id = ?", finding.key).rowcount
@@ -100,6 +108,7 @@ def _counter(tx: Tx, finding: Finding) -> list[Repaired]:
 _MENDING = (
     ({"rollups"}, _rollup),
     ({"balance", "held"}, _account),
+    ({"expiry"}, _expiry),
     ({"limits", "limits used", "limits held"}, _counter),
 )
 """Which checks, in which order, are put right how."""
