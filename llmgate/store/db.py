@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -26,6 +26,9 @@ APPLICATION_ID = 0x6C6C6D67
 
 BUSY_TIMEOUT_MS = 5000
 """How long a command of the CLI waits for another writer. The daemon never waits inside its loop."""
+
+LONG_LOG = 32 * 2**20
+"""Bytes from which on a write-ahead log is long."""
 
 Row = sqlite3.Row
 
@@ -132,6 +135,15 @@ class Database:
     def never_wait(self) -> None:
         """From now on a locked database is an error at once: an event loop must not sleep."""
         self.conn.execute("PRAGMA busy_timeout = 0")
+
+    def shorten_log(self) -> None:
+        """Where the write-ahead log has grown long, let the next write begin it anew. To be called between two reads by
+        whoever reads for long: while anybody reads, it can only grow. Where it can't be done now, nothing is done.
+        """
+        log = self.path.with_name(f"{self.path.name}-wal")
+        with suppress(OSError, sqlite3.OperationalError):
+            if log.stat().st_size > LONG_LOG:
+                self.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     @property
     def zone(self) -> ZoneInfo:
