@@ -19,7 +19,7 @@ from .config import Config, ModelTable, Upstream
 from .errors import Refusal
 from .money import to_nano
 from .names import MODEL
-from .pricing import Price, price_of, rates
+from .pricing import FREE, Price, price_of, rates
 from .types import METERS, CostSource
 
 REASONING = re.compile(
@@ -29,7 +29,7 @@ REASONING = re.compile(
 )
 """Names of models that reason unasked; no price list says it of them. One too many is only read to its end."""
 
-OTHER_WORK = re.compile(r"audio|dall-e|^ft:|:extended$|image|moderation|realtime|sora|transcribe|tts|video|whisper")
+OTHER_WORK = re.compile(r"^ft:|:extended$|realtime|sora|veo|video")
 """Names in the list of models that answer on other paths than those served here, or that are patterns."""
 
 SANDBOX_MODELS = ("echo", "slow", "embed")
@@ -84,25 +84,42 @@ class _Place(NamedTuple):
     weight: int = 1
 
 
-def resolve(config: Config, upstreams: Mapping[str, Upstream], model: str, date: str, format: str = "openai") -> Target:  # noqa: A002
-    """Where a model is served and at what price, on a date (`YYYY-MM-DD`).
+def resolve(
+    config: Config,
+    upstreams: Mapping[str, Upstream],
+    model: str,
+    date: str,
+    format: str = "openai",  # noqa: A002
+    *,
+    free: bool = False,
+) -> Target:
+    """Where a model is served and at what price, on a date (`YYYY-MM-DD`). `free`: for requests that nobody
+    bills, so that no price is needed.
 
     Raises Refusal `model_not_found` or `model_not_priced`, with the line that an admin would write to cure it.
     """
     if not MODEL.fullmatch(model):
         raise Refusal("a model's name has letters, digits and . _ : @ / - only", param="model")
-    target = _target(config, upstreams, model, date, format)
+    target = _target(config, upstreams, model, date, format, free=free)
     table = config.models.get(model)
     if table is None or not table.fallbacks:
         return target
-    fallbacks = tuple(_target(config, upstreams, name, date, format) for name in table.fallbacks)
+    fallbacks = tuple(_target(config, upstreams, name, date, format, free=free) for name in table.fallbacks)
     return msgspec.structs.replace(target, fallbacks=fallbacks)
 
 
-def _target(config: Config, upstreams: Mapping[str, Upstream], model: str, date: str, format: str) -> Target:  # noqa: A002
+def _target(
+    config: Config,
+    upstreams: Mapping[str, Upstream],
+    model: str,
+    date: str,
+    format: str,  # noqa: A002
+    *,
+    free: bool,
+) -> Target:
     table = config.models.get(model)
-    places = _places(upstreams, model, table, format)
-    routes = tuple(_route(config, model, place, date) for place in places)
+    places = _speaking(_places(upstreams, model, table, format), model, format)
+    routes = tuple(_free_route(place) if free else _route(config, model, place, date) for place in places)
     tables = [table for place in places for table in _entries(config, model, place)]
     return Target(
         model=model,
@@ -142,6 +159,32 @@ def _places(
         code="model_not_found",
         param="model",
     )
+
+
+ASKED_AT = {
+    "openai": "POST /v1/chat/completions",
+    "anthropic": "POST /v1/messages",
+    "gemini": "POST /v1beta/models/MODEL:generateContent",
+}
+
+
+def _speaking(places: list[_Place], model: str, format: str) -> list[_Place]:  # noqa: A002
+    """Those of them that speak a format: a request passes as it came, so it is never put into another one."""
+    found = [place for place in places if format in place.upstream.formats]
+    if not found:
+        spoken = next(iter(places[0].upstream.formats))
+        raise Refusal(
+            f"{model!r} is served in the format {spoken} here: ask for it at {ASKED_AT[spoken]}",
+            code="model_not_found",
+            param="model",
+        )
+    return found
+
+
+def _free_route(place: _Place) -> Route:
+    """For requests that nobody bills, whatever their model costs."""
+    tariff = Tariff(FREE, CostSource.CONFIG, FREE, {})
+    return Route(upstream=place.upstream, model=place.model, tariff=tariff, context_window=None, weight=place.weight)
 
 
 def _entries(config: Config, model: str, place: _Place) -> Iterator[ModelTable]:
@@ -258,17 +301,19 @@ class Listing(NamedTuple):
     free: bool
 
 
-def listing(config: Config, upstreams: Mapping[str, Upstream], date: str) -> Iterator[Listing]:
+def listing(
+    config: Config, upstreams: Mapping[str, Upstream], date: str, formats: Sequence[str] = tuple(ASKED_AT)
+) -> Iterator[Listing]:
     """Every model that can be asked for by name and has a price: own entries first, then each upstream's list."""
     seen = set()
     for name in config.models:
-        yield from lines(config, upstreams, name, date)
+        yield from lines(config, upstreams, name, date, formats)
         seen.add(name)
     for upstream in upstreams.values():
         for name in _names(upstream):
             asked = name if name not in seen else f"{upstream.name}/{name}"
             seen.add(name)
-            yield from lines(config, upstreams, asked, date)
+            yield from lines(config, upstreams, asked, date, formats)
 
 
 def _names(upstream: Upstream) -> list[str]:
@@ -283,12 +328,21 @@ def _names(upstream: Upstream) -> list[str]:
     ]
 
 
-def lines(config: Config, upstreams: Mapping[str, Upstream], model: str, date: str) -> Iterator[Listing]:
-    try:
-        target = resolve(config, upstreams, model, date)
-    except Refusal:
-        return  # a name that nobody could use is no offer
-    for route in target.routes:
-        price = route.tariff.charge or route.tariff.cost
-        rate = dict(zip(METERS, rates(price, 0), strict=True))
-        yield Listing(model, route.upstream.name, rate["input"], rate["output"], rate["cached_input"], price.free)
+def lines(
+    config: Config,
+    upstreams: Mapping[str, Upstream],
+    model: str,
+    date: str,
+    formats: Sequence[str] = tuple(ASKED_AT),
+) -> Iterator[Listing]:
+    """A model's routes with what the account pays, in the first of the formats that it is served in."""
+    for spoken in formats:
+        try:
+            target = resolve(config, upstreams, model, date, spoken)
+        except Refusal:
+            continue  # a name that nobody could use is no offer
+        for route in target.routes:
+            price = route.tariff.charge or route.tariff.cost
+            rate = dict(zip(METERS, rates(price, 0), strict=True))
+            yield Listing(model, route.upstream.name, rate["input"], rate["output"], rate["cached_input"], price.free)
+        return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import re
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -11,25 +11,18 @@ from urllib.parse import unquote
 
 import msgspec
 
-from .. import routing
 from ..errors import Failure, LlmgateError, Refusal
 from ..money import usd
-from ..names import MODEL
-from ..routing import Listing
 from ..store import limits
 from ..store.keys import Caller
-from ..wire.endpoint import Endpoint
-from ..wire.openai import CHAT, EMBEDDINGS, OPENAI
 from .http import Receive, Scope, Send, names_connections, own_headers, respond, unread
+from .models import Offer
+from .paths import asked_at, dialect_of
 from .pipeline import Gateway, refuse
-from .sandbox import CREATED
 
 log = logging.getLogger("llmgate.server")
 
-WALKED: dict[bytes, Endpoint] = {b"/v1/chat/completions": CHAT, b"/v1/embeddings": EMBEDDINGS}
-"""Paths that are walked: those that an upstream answers."""
-
-MODELS = b"/v1/models"
+MODELS = re.compile(rb"/v1(?:alpha|beta)?/models(?:/(.+))?")
 
 
 class App:
@@ -37,7 +30,7 @@ class App:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._listed: tuple[object, str, list[Listing]] | None = None
+        self._offer = Offer(gateway)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -50,26 +43,27 @@ class App:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            endpoint = WALKED.get(scope["raw_path"])
-            if endpoint is not None and scope["method"] == "POST":
-                await self._gateway.handle(endpoint, scope, receive, send)
+            asked = asked_at(scope["raw_path"])
+            if asked is not None and scope["method"] == "POST":
+                await self._gateway.handle(asked, scope, receive, send)
             else:
                 async with unread(receive):
                     await self._answer(scope, send)
         except LlmgateError as error:
             with_body = scope["method"] not in ("GET", "HEAD")
-            await refuse(send, OPENAI, error, _request_id(), close=with_body and names_connections(scope))
+            close = with_body and names_connections(scope)
+            await refuse(send, dialect_of(scope), error, _request_id(), close=close)
         except Exception:
             # Nothing of it reaches the client; the log has all of it.
             log.exception("a request failed inside the gateway")
             try:
-                await refuse(send, OPENAI, Failure("the gateway failed: its log says why"), _request_id())
+                await refuse(send, dialect_of(scope), Failure("the gateway failed: its log says why"), _request_id())
             except Exception:
                 log.debug("the answer had begun already")
 
     async def _answer(self, scope: Scope, send: Send) -> None:
         path = scope["raw_path"]
-        if path in WALKED:
+        if asked_at(path) is not None:
             _allow(scope, "POST")
         if path == b"/health":
             _allow(scope, "GET", "HEAD")
@@ -79,10 +73,11 @@ class App:
             wrong = self._unready()
             answer = {"status": "ok"} if wrong is None else {"status": "unavailable", "storage": wrong}
             return await _reply(send, answer, 200 if wrong is None else 503)
-        if path == MODELS or path.startswith(MODELS + b"/"):
+        if match := MODELS.fullmatch(path):
             _allow(scope, "GET")
             _, caller = self._gateway.authenticate(scope)
-            return await _reply(send, await self._models(caller, unquote(path[len(MODELS) + 1 :].decode("latin-1"))))
+            name = unquote((match[1] or b"").decode("latin-1"))
+            return await _reply(send, await self._offer.answer(dialect_of(scope).name, caller, name))
         if path in OWN:
             _allow(scope, "GET")
             _, caller = self._gateway.authenticate(scope)
@@ -98,35 +93,6 @@ class App:
             log.exception("the database can't be read")
             return "the database can't be read"
         return None if self._gateway.writer.trouble is None else "the database can't be written"
-
-    async def _models(self, caller: Caller, name: str) -> dict[str, Any]:
-        """What this key may use, or one model of it."""
-        plan = self._gateway.policy.plans.get(caller.plan or "")
-
-        def allowed(names: tuple[str, ...]) -> bool:
-            return caller.may_use(names) and (plan is None or plan.includes(names))
-
-        listed = [line for line in await self._listing() if allowed((line.model, f"{line.upstream}/{line.model}"))]
-        if not name:
-            return {"object": "list", "data": [_model(line) for line in listed]}
-        for line in listed:
-            if line.model == name:
-                return _model(line)
-        # A model may go by more names than it is listed under.
-        gateway = self._gateway
-        if MODEL.fullmatch(name) and allowed((await gateway.resolve(name)).target.names):
-            return _model(next(routing.lines(gateway.config, gateway.upstreams, name, gateway.today())))
-        raise Refusal("there is no such model for this key", code="model_not_found", param="model")
-
-    async def _listing(self) -> list[Listing]:
-        """All that is offered, made once a day and config: a catalogue has hundreds of models."""
-        gateway, today = self._gateway, self._gateway.today()
-        config = gateway.config
-        if self._listed is None or self._listed[0] is not config or self._listed[1] != today:
-            lines = await asyncio.to_thread(lambda: list(routing.listing(config, gateway.upstreams, today)))
-            first = {line.model: line for line in reversed(lines)}  # a model of several routes is one model
-            self._listed = (config, today, list(reversed(first.values())))
-        return self._listed[2]
 
 
 def _balance(_: Gateway, caller: Caller) -> dict[str, Any]:
@@ -152,22 +118,6 @@ def _limit(gateway: Gateway, caller: Caller) -> dict[str, Any]:
 
 OWN: dict[bytes, Callable[[Gateway, Caller], dict[str, Any]]] = {b"/user/balance": _balance, b"/user/limit": _limit}
 """What the holder of a key may know of itself."""
-
-
-def _model(line: Listing) -> dict[str, Any]:
-    """A model as OpenAI's clients know it, with what the account pays in USD per 1M tokens."""
-    return {
-        "id": line.model,
-        "object": "model",
-        "created": CREATED,
-        "owned_by": line.upstream,
-        "pricing": {
-            "input_usd": usd(line.input),
-            "output_usd": usd(line.output),
-            "cached_input_usd": usd(line.cached_input),
-            "free": line.free,
-        },
-    }
 
 
 def _allow(scope: Scope, *methods: str) -> None:

@@ -88,9 +88,13 @@ class Resolved(msgspec.Struct, frozen=True):
 class Exchange:
     """One request in flight: what is known of it, where it stands, and how to cut it off."""
 
-    def __init__(self, request_id: str, endpoint: Endpoint) -> None:
+    def __init__(self, request_id: str, endpoint: Endpoint, model: str | None = None, version: str = "") -> None:
         self.request_id = request_id
         self.endpoint = endpoint
+        self.model = model
+        """As the path names it."""
+        self.version = version
+        """Of the API, as the path names it."""
         self.started = time.monotonic()
         self.user = "-"
         self.walk: asyncio.Task[None] | None = None
@@ -191,14 +195,7 @@ def outcome_of(exchange: Exchange) -> Outcome | None:
         attempt = attempt_of(exchange.priced, exchange.answer.status if exchange.answer else None, heard)
         attempts += (attempt,) if attempt else ()
         heard = None
-    if heard is not None and heard.usage is not None:
-        meters, source = _completed(exchange, heard.usage, max(heard.text_bytes - heard.counted_bytes, 0))
-    elif heard is not None and (heard.text_bytes or status is not Status.ERROR):
-        meters, source = _estimated(exchange, heard.text_bytes), Source.ESTIMATED
-    elif status in (Status.CANCELLED, Status.INTERRUPTED) and exchange.working and not _refused(exchange):
-        meters, source = _estimated(exchange, 0), Source.ESTIMATED
-    else:
-        meters, source = Meters(), Source.UPSTREAM
+    meters, source = _used(exchange, heard, status)
     return Outcome(
         status=status,
         source=source,
@@ -213,7 +210,23 @@ def outcome_of(exchange: Exchange) -> Outcome | None:
         duration_ms=exchange.elapsed_ms(),
         ttft_ms=exchange.first_byte_ms,
         attempts=attempts,
+        made=heard.made if heard else (),
     )
+
+
+def _used(exchange: Exchange, heard: Heard | None, status: Status) -> tuple[Meters, Source]:
+    """What is charged: what was delivered, or what an upstream was at work on when its client left."""
+    if heard is None and status in (Status.CANCELLED, Status.INTERRUPTED):
+        heard = Heard() if exchange.working and not _refused(exchange) else None
+    if heard is None:
+        return Meters(), Source.UPSTREAM
+    assert exchange.ask is not None
+    usage = exchange.endpoint.used(exchange.ask, heard)
+    if usage is not None:
+        return _completed(exchange, usage, max(heard.text_bytes - heard.counted_bytes, 0))
+    if heard.text_bytes or status is not Status.ERROR:
+        return _estimated(exchange, heard.text_bytes), Source.ESTIMATED
+    return Meters(), Source.UPSTREAM
 
 
 def attempt_of(priced: Priced, http_status: int | None, heard: Heard | None) -> Attempt | None:

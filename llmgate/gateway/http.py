@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
 from email.utils import formatdate
 from typing import Any
+from urllib.parse import parse_qsl
 
+from ..clock import rfc3339
 from ..errors import LlmgateError, Refusal
 from ..limits import Unit, Window
 from ..money import ceil_div
@@ -25,18 +28,25 @@ JSON = (b"content-type", b"application/json")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+GEMINI_PATH = re.compile(rb"/v1(alpha|beta)/|/v1/models/[^/]*:")
+"""Where Google's clients may put their key into the query."""
+
+
 def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     """A header's first value."""
     return next((value for key, value in headers if key == name), None)
 
 
-def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def presented_key(scope: Scope) -> str:
     """The llmgate key among the credentials of a request. Raises Refusal 401.
 
     A client may carry another vendor's key beside ours (SDKs read it from the environment): that one is ignored.
     """
     found: list[str] = []
-    for name, value in headers:
+    if GEMINI_PATH.match(scope["raw_path"]):
+        query = parse_qsl(scope["query_string"].decode("latin-1"))
+        found += [value for name, value in query if name == "key" and value]
+    for name, value in scope["headers"]:
         if name in KEY_HEADERS:
             text = value.decode("latin-1").strip()
             if name == b"authorization":
@@ -165,23 +175,26 @@ def error_headers(error: LlmgateError, request_id: str) -> Headers:
     return [*own_headers(request_id), *((name.encode(), value.encode()) for name, value in error.headers)]
 
 
-_TOLD = ((Unit.REQUESTS, b"requests"), (Unit.TOKENS, b"tokens"))
+_TOLD = ((Unit.REQUESTS, "requests"), (Unit.TOKENS, "tokens"))
 
 
-def limit_headers(grant: Grant, now_ms: int) -> Headers:
-    """`x-ratelimit-*` as OpenAI writes them, of the tightest limit of each kind, with this request counted in."""
+def limit_headers(grant: Grant, now_ms: int, dialect: str) -> Headers:
+    """The tightest limit of each kind, with this request counted in: `x-ratelimit-*` as OpenAI writes them, or
+    `anthropic-ratelimit-*`.
+    """
     headers: Headers = []
     for unit, name in _TOLD:
         found = [standing for standing in grant.standings if standing.limit.unit is unit and not standing.soft]
         if not found:
             continue
         tightest = min(found, key=lambda standing: standing.room)
-        left = max(tightest.room - grant.amounts.of(unit), 0)
-        headers.append((b"x-ratelimit-limit-" + name, b"%d" % tightest.amount))
-        headers.append((b"x-ratelimit-remaining-" + name, b"%d" % left))
+        told = {"limit": str(tightest.amount), "remaining": str(max(tightest.room - grant.amounts.of(unit), 0))}
+        end_ms = tightest.span.end_ms
         if tightest.limit.window is not Window.TOTAL:
-            reset = go_duration(max(tightest.span.end_ms - now_ms, 0))
-            headers.append((b"x-ratelimit-reset-" + name, reset.encode()))
+            told["reset"] = rfc3339(end_ms) if dialect == "anthropic" else go_duration(max(end_ms - now_ms, 0))
+        for what, value in told.items():
+            header = f"anthropic-ratelimit-{name}-{what}" if dialect == "anthropic" else f"x-ratelimit-{what}-{name}"
+            headers.append((header.encode(), value.encode()))
     return headers
 
 

@@ -36,17 +36,17 @@ from ..errors import LlmgateError, Refusal, StorageError, UpstreamFailure
 from ..money import usd
 from ..names import MODEL
 from ..plans import policy_of
-from ..pricing import Price, dearest
+from ..pricing import Price
 from ..routing import Route, Target
-from ..store import accounts, holds, keys, prices
+from ..store import accounts, holds, keys, objects, prices
 from ..store.admission import Claim
 from ..store.db import Database, Tx, now_ms
 from ..store.holds import Hold, Settled
 from ..store.keys import Caller
 from ..types import Ask
-from ..wire import body as wire_body
 from ..wire.body import Fields
-from ..wire.endpoint import Dialect, Endpoint, Terms
+from ..wire.endpoint import Dialect, Terms
+from ..wire.gemini import GEMINI
 from ..wire.heard import Stream
 from ..wire.openai import LONGEST_TAG, MOST_TAGS
 from . import upstream as up
@@ -68,6 +68,7 @@ from .http import (
     respond,
     unread,
 )
+from .paths import Asked
 from .upstream import Answer, Sent
 from .writer import Writer, unavailable
 
@@ -123,7 +124,7 @@ class Gateway:
         self.policy = policy_of(config)
         self._trusted = tuple(ipaddress.ip_network(network) for network in config.server.trusted_proxies)
         self._transports = {name: up.transport_for(upstream) for name, upstream in upstreams.items()}
-        self._resolved: dict[tuple[str, str], Resolved] = {}
+        self._resolved: dict[tuple[str, str, str, bool], Resolved] = {}
         self._forwarding = Forwarding()
 
     def reload(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
@@ -169,13 +170,13 @@ class Gateway:
 
     # ── 1 to 4: up to the hold ────────────────────────────────────────────────────────────────────────────────────────
 
-    async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one POST from its first byte to its settlement.
 
         In a task of its own: a server that gives a connection up cancels who works for it, and what an upstream was
         sent is not undone by that. The client has left, that is all.
         """
-        exchange = Exchange(f"req_{secrets.token_hex(12)}", endpoint)
+        exchange = Exchange(f"req_{secrets.token_hex(12)}", *asked)
         exchange.walk = walk = asyncio.ensure_future(self._walk(exchange, scope, receive, send))
         try:
             await asyncio.shield(walk)
@@ -213,7 +214,7 @@ class Gateway:
 
     def authenticate(self, scope: Scope) -> tuple[bytes, Caller]:
         """The caller behind a request, as things stand now, and the hash of the key. Raises Refusal 401 or 403."""
-        key_hash = keys.hash_key(presented_key(scope["headers"]))
+        key_hash = keys.hash_key(presented_key(scope))
         caller = self.look(lambda tx: keys.authenticate(tx, key_hash))
         if caller.ips:
             check_address(client_address(scope, self._trusted, self.config.server.client_ip_header), caller.ips)
@@ -227,42 +228,49 @@ class Gateway:
             raise unavailable()
         server = self.config.server
         exchange.body = await read_body(scope, receive, most=server.max_body, timeout_s=server.body_timeout)
-        fields = wire_body.read(exchange.body, exchange.endpoint.known)
-        exchange.ask = exchange.endpoint.read_ask(fields, None)
-        exchange.resolved = await self.resolve(exchange.ask.model)
+        endpoint = exchange.endpoint
+        content_type = (header(scope["headers"], b"content-type") or b"").decode("latin-1")
+        fields = endpoint.read(exchange.body, content_type, endpoint.known)
+        ask = exchange.ask = endpoint.read_ask(fields, exchange.model)
+        if ask.background:
+            raise Refusal("background answers aren't followed here: ask without, or stream", param="background")
+        named = endpoint.refers_to(fields)
+        if named:
+            self.look(lambda tx: objects.check(tx, named, caller.account_id))
+        exchange.resolved = await self.resolve(ask.model, endpoint.dialect.name, free=endpoint.free)
         if exchange.resolved.target.fallbacks:
             plan = self.policy.plans.get(caller.plan or "")
             exchange.resolved = exchange.resolved.narrowed(
                 lambda names: caller.may_use(names) and (plan is None or plan.includes(names))
             )
-        claim = self._claim(exchange, exchange.ask, exchange.resolved, key_hash, tags_of(scope))
+        claim = self._claim(exchange, ask, exchange.resolved, key_hash, tags_of(scope))
         # Decided here as well, so that who is refused never takes the writer's time.
         self.look(lambda tx: holds.decide(tx, claim, self.policy))
         return fields, claim
 
-    async def resolve(self, model: str) -> Resolved:
+    async def resolve(self, model: str, format: str, *, free: bool = False) -> Resolved:  # noqa: A002
         """A model's routes with their price snapshots, kept for the day. Raises Refusal 404 or 403."""
-        day = self.today()
-        known = self._resolved.get((model, day))
+        asked = model, self.today(), format, free
+        known = self._resolved.get(asked)
         if known is None:
             # What a reload replaces meanwhile must neither be mixed with it, nor kept among what comes after it.
             config, upstreams, transports, kept = self.config, self.upstreams, self._transports, self._resolved
             # In a thread: the first look into the catalogue imports it, which takes a tenth of a second.
-            target = await asyncio.to_thread(routing.resolve, config, upstreams, model, day)
+            target = await asyncio.to_thread(
+                partial(routing.resolve, config, upstreams, model, asked[1], format, free=free)
+            )
             routes = await self.writer.run(lambda tx: tuple(_all_priced(tx, target)), patience_s=HOLD_PATIENCE_S)
             if len(kept) >= MOST_RESOLVED:
                 kept.clear()
-            known = kept[model, day] = Resolved(target, routes, transports)
+            known = kept[asked] = Resolved(target, routes, transports)
         return known
 
     def _claim(self, exchange: Exchange, ask: Ask, resolved: Resolved, key_hash: bytes, tags: dict[str, str]) -> Claim:
+        if exchange.endpoint.free:
+            ask = Ask(model=ask.model, output=False, tags=ask.tags)  # nothing of it is billed, so nothing is set aside
         input_tokens = max(quoting.input_bound(ask, priced.route.context_window) for priced in resolved.routes)
-        price = dearest(
-            tuple(price for priced in resolved.routes for price in _possible(priced, ask.service_tier)),
-            input_tokens,
-            ask.media_tokens > 0 or ask.hidden_input,
-            ask.searches,
-        )
+        possible = tuple(price for priced in resolved.routes for price in _possible(priced, ask.service_tier))
+        price = quoting.rates_for(ask, possible, input_tokens)
         first = resolved.routes[0]
         return Claim(
             request_id=exchange.request_id,
@@ -313,11 +321,11 @@ class Gateway:
                 async with asyncio.timeout(None) as exchange.scope:
                     prepare = partial(self._sent, exchange, fields, scope)
                     answer = await self._forwarding.forward(exchange, prepare)
-                    if not _streams(answer):
+                    if not _streams(exchange, answer):
                         whole = await _whole(exchange, answer)
                 if exchange.cut is not None:
                     raise TimeoutError  # cut off in the very moment in which the waiting ended by itself
-                if _streams(answer):
+                if _streams(exchange, answer):
                     await self._pass_on(exchange, answer, send)
                 else:
                     _listen(exchange, answer, whole)
@@ -364,9 +372,11 @@ class Gateway:
         changes = exchange.endpoint.prepare(fields, exchange.ask, terms)
         assert exchange.body is not None
         return Sent(
-            url=up.url_for(route, exchange.endpoint.path, scope["query_string"].decode("latin-1"), secret),
+            url=up.url_for(
+                route, exchange.endpoint.path, scope["query_string"].decode("latin-1"), secret, exchange.version
+            ),
             headers=up.request_headers(scope["headers"], route.upstream, secret),
-            body=wire_body.write(fields, changes) if changes else exchange.body,
+            body=exchange.endpoint.write(exchange.body, fields, changes) if changes else exchange.body,
         )
 
     async def _pass_on(self, exchange: Exchange, answer: Answer, send: Send) -> None:
@@ -412,7 +422,7 @@ class Gateway:
         """The end of a stream: a failure in the client's dialect, then the last byte once it is settled."""
         if exchange.client_gone:
             return
-        if exchange.failure is not None:
+        if exchange.failure is not None and exchange.answer is not None and exchange.answer.is_stream:
             event = exchange.torn + exchange.endpoint.dialect.error_event(exchange.failure, exchange.request_id)
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await asyncio.wait({settling}, timeout=END_PATIENCE_S)
@@ -489,7 +499,7 @@ class Gateway:
             (b"x-llmgate-model", route.model.encode()),
         ]
         if grant.standings:
-            headers += limit_headers(grant, now_ms())
+            headers += limit_headers(grant, now_ms(), exchange.endpoint.dialect.name)
         if grant.clamped:
             headers.append((b"x-llmgate-clamped", str(grant.output_tokens).encode()))
         if settled is not None:
@@ -544,8 +554,11 @@ def _settled(request_id: str, hold_id: int, settling: asyncio.Future[Settled | N
         log.error("hold %d of %s could not be settled", hold_id, request_id, exc_info=settling.exception())
 
 
-def _streams(answer: Answer) -> bool:
-    return answer.is_stream and 200 <= answer.status < 300
+def _streams(exchange: Exchange, answer: Answer) -> bool:
+    """Gemini streams an array of JSON, unless it is asked for events."""
+    assert exchange.ask is not None
+    array = exchange.ask.stream and exchange.endpoint.dialect is GEMINI
+    return (answer.is_stream or array) and 200 <= answer.status < 300
 
 
 async def _whole(exchange: Exchange, answer: Answer) -> bytes:

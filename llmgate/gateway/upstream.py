@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import lru_cache
 from typing import NamedTuple
@@ -35,7 +36,7 @@ _NOT_FORWARDED = HOP_BY_HOP | frozenset(
 _NOT_FORWARDED_PREFIXES = (b"x-forwarded-", b"x-llmgate-")
 
 _NOT_RETURNED = HOP_BY_HOP | frozenset({b"content-length", b"x-request-id"})
-_NOT_RETURNED_PREFIXES = (b"x-ratelimit-", b"x-llmgate-")
+_NOT_RETURNED_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-", b"x-llmgate-")
 
 OUR_SECRET_REFUSED = frozenset({401, 402, 403, 407})
 """Statuses that are between llmgate and the upstream: the secret, or the admin's money there."""
@@ -132,10 +133,19 @@ def _url(base_url: str, path: str, query: str) -> httpx.URL:
     return httpx.URL(f"{base_url}{path}{'?' if query else ''}{query}")
 
 
-def url_for(route: Route, path: str, client_query: str, secret: Secret | None) -> httpx.URL:
-    """Where an endpoint's `path` (`/chat/completions`) is at an upstream."""
+_VERSIONED = re.compile(r".*/v\d+[a-z]*")
+
+
+def url_for(route: Route, path: str, client_query: str, secret: Secret | None, version: str = "") -> httpx.URL:
+    """Where an endpoint's `path` (`/chat/completions`, `/models/{model}:countTokens`) is at an upstream.
+
+    `version` is the client's, where the path has one of its own (Gemini): it is sent where the base URL has none.
+    """
     upstream = route.upstream
     base = upstream.base_url or "http://sandbox.invalid/v1"
+    if version and not _VERSIONED.fullmatch(base):
+        base += f"/{version}"
+    path = path.replace("{model}", quote(route.model, safe=""))
     if upstream.deployments and path in DEPLOYMENT_PATHS:
         base += f"/deployments/{quote(route.model, safe='')}"
     own = dict(upstream.query)

@@ -228,6 +228,8 @@ def _ceilings(
         if standing.limit.unit not in needs or standing.soft:
             continue
         fixed, least = needs[standing.limit.unit]
+        if not fixed + least and standing.limit.unit is not Unit.REQUESTS:
+            continue  # it takes nothing of it
         written = standing.limit.unit in (Unit.TOKENS, Unit.OUTPUT_TOKENS)
         yield _Ceiling(
             partial(_most, quote, standing.room - fixed, least, written=written),

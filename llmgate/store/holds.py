@@ -26,7 +26,7 @@ from ..overage import charged
 from ..plans import NONE, Plan, Policy
 from ..pricing import amount
 from ..types import METERS, Billing, CostSource, Meters, Source, Status
-from . import events, keys, ledger, limits, overage, prices, workers
+from . import events, keys, ledger, limits, objects, overage, prices, workers
 from .admission import Claim, Grant, admit
 from .db import Row, Tx
 from .keys import Caller
@@ -76,6 +76,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: int = 0
     ttft_ms: int | None = None
     attempts: tuple[Attempt, ...] = ()
+    made: tuple[str, ...] = ()
+    """Ids of what the answer has made at the upstream."""
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
@@ -299,6 +301,8 @@ def _write(tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome, policy
             "INSERT INTO usage_tags (usage_id, name, value) VALUES (?, ?, ?)",
             [(row["id"], name, value) for name, value in msgspec.json.decode(row["tags"]).items()],
         )
+    if outcome.made:
+        objects.note(tx, outcome.made, row["account_id"])
     _roll_up(tx, row, 1)
     limits.book(tx, row, 1, policy.alert_at)
     account = tx.execute(

@@ -435,7 +435,7 @@ async def test_a_request_that_the_server_gives_up(inside: Inside, up: Replay, st
 async def test_a_request_that_is_given_up_while_its_hold_is_written(inside: Inside, up: Replay) -> None:
     """Nobody would own the hold: it is released again."""
     alice = inside.person(credits="1")
-    await inside.gateway.resolve("main/zeta")
+    await inside.gateway.resolve("main/zeta", "openai")
     with inside.tx():  # another process writes
         _, task = inside.ask(alice)
         await asyncio.sleep(0.1)

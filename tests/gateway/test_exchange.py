@@ -20,7 +20,7 @@ from llmgate.store.holds import Attempt, Hold, Outcome
 from llmgate.store.keys import Caller
 from llmgate.store.limits import Amounts
 from llmgate.store.prices import Snapshot
-from llmgate.types import CostSource, Meters, Quote, Source, Status
+from llmgate.types import Ask, CostSource, Meters, Quote, Source, Status
 from llmgate.wire.heard import Heard
 from llmgate.wire.openai import CHAT, hear
 from llmgate.wire.openai import stream as open_stream
@@ -101,6 +101,7 @@ def exchange_of(
 ) -> Exchange:
     """A request that has its hold, and to which these things happened."""
     exchange = Exchange("req_1", CHAT)
+    exchange.ask = Ask(model="zeta")
     exchange.hold = hold_of(bound, choices)
     exchange.priced = Priced(route_of(upstream), COST, charge, {"flex": FLEX})
     for way in ways:

@@ -479,7 +479,7 @@ def up() -> Iterator[Replay]:
 @pytest.fixture(params=[False, True], ids=["normal", "durable"])
 async def inside(up: Replay, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Inside]:
     async with Inside(tmp_path, {"upstreams": {"main": main_upstream(up)}}, durable=request.param) as inside:
-        await inside.gateway.resolve("main/zeta")
+        await inside.gateway.resolve("main/zeta", "openai")
         yield inside
 
 

@@ -1,0 +1,98 @@
+"""`GET …/models`: what a key may use, as clients of each dialect know it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from .. import routing
+from ..errors import Refusal
+from ..money import usd
+from ..names import MODEL
+from ..routing import Listing
+from ..store.keys import Caller
+from .pipeline import Gateway
+from .sandbox import CREATED
+
+NOT_THERE = Refusal("there is no such model for this key", code="model_not_found", param="model")
+
+
+class Offer:
+    """What is offered in each dialect, made once a day and config: a catalogue has hundreds of models."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._listed: dict[str, tuple[object, str, list[Listing]]] = {}
+
+    async def answer(self, dialect: str, caller: Caller, name: str) -> dict[str, Any]:
+        """What this key may use of the models that are served in a dialect, or one model of it. Raises Refusal."""
+        gateway = self._gateway
+        plan = gateway.policy.plans.get(caller.plan or "")
+        one, many = _SHAPES[dialect]
+
+        def allowed(names: tuple[str, ...]) -> bool:
+            return caller.may_use(names) and (plan is None or plan.includes(names))
+
+        listed = [line for line in await self._lines(dialect) if allowed((line.model, f"{line.upstream}/{line.model}"))]
+        if not name:
+            return many([one(line) for line in listed])
+        for line in listed:
+            if line.model == name:
+                return one(line)
+        # A model may go by more names than it is listed under.
+        if MODEL.fullmatch(name) and allowed((await gateway.resolve(name, dialect)).target.names):
+            return one(next(routing.lines(gateway.config, gateway.upstreams, name, gateway.today(), (dialect,))))
+        raise NOT_THERE
+
+    async def _lines(self, dialect: str) -> list[Listing]:
+        gateway, today = self._gateway, self._gateway.today()
+        config = gateway.config
+        kept = self._listed.get(dialect)
+        if kept is None or kept[0] is not config or kept[1] != today:
+            lines = await asyncio.to_thread(lambda: list(routing.listing(config, gateway.upstreams, today, (dialect,))))
+            first = {line.model: line for line in reversed(lines)}  # a model of several routes is one model
+            kept = self._listed[dialect] = (config, today, list(reversed(first.values())))
+        return kept[2]
+
+
+def _pricing(line: Listing) -> dict[str, Any]:
+    """What the account pays in USD per 1M tokens."""
+    return {
+        "input_usd": usd(line.input),
+        "output_usd": usd(line.output),
+        "cached_input_usd": usd(line.cached_input),
+        "free": line.free,
+    }
+
+
+def _openai(line: Listing) -> dict[str, Any]:
+    owner = {"id": line.model, "object": "model", "created": CREATED, "owned_by": line.upstream}
+    return {**owner, "pricing": _pricing(line)}
+
+
+def _anthropic(line: Listing) -> dict[str, Any]:
+    created = datetime.fromtimestamp(CREATED, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    about = {"type": "model", "id": line.model, "display_name": line.model, "created_at": created}
+    return {**about, "pricing": _pricing(line)}
+
+
+def _gemini(line: Listing) -> dict[str, Any]:
+    methods = ["generateContent", "countTokens", "embedContent"]
+    about = {"name": f"models/{line.model}", "displayName": line.model, "supportedGenerationMethods": methods}
+    return {**about, "pricing": _pricing(line)}
+
+
+def _pages(models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One page has all."""
+    ends = {"first_id": models[0]["id"], "last_id": models[-1]["id"]} if models else {"first_id": None, "last_id": None}
+    return {"data": models, **ends, "has_more": False}
+
+
+_SHAPES: dict[str, tuple[Callable[[Listing], dict[str, Any]], Callable[[Sequence[dict[str, Any]]], dict[str, Any]]]] = {
+    "openai": (_openai, lambda models: {"object": "list", "data": models}),
+    "anthropic": (_anthropic, _pages),
+    "gemini": (_gemini, lambda models: {"models": models}),
+}
+"""Dialect → the shape of one model, and of all."""
