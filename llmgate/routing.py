@@ -141,7 +141,9 @@ def _places(
     name, slash, rest = model.partition("/")
     if slash and rest and name in upstreams:
         return [_Place(upstreams[name], rest)]
-    speaking = [upstream for upstream in upstreams.values() if format in upstream.formats]
+    # The sandbox answers to any name: beside real upstreams only where it is named.
+    real = [upstream for upstream in upstreams.values() if upstream.preset != "sandbox"] or upstreams.values()
+    speaking = [upstream for upstream in real if format in upstream.formats]
     # The catalogue is large: it stays unread as long as nobody here is priced by it.
     provider = catalogue.provider_of(model) if any(upstream.catalogue for upstream in speaking) else None
     if provider:
