@@ -161,6 +161,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(book: Book, monkey
     assert pragma(book.path, "user_version") == before
     assert "nickname" not in {row["name"] for row in book.rows("PRAGMA table_info(users)")}
     assert book.value("SELECT count(*) FROM sqlite_master WHERE name = 'half'") == 0
+    monkeypatch.undo()
     assert book.findings() == []
 
 
