@@ -215,6 +215,15 @@ VISIBLE = r"[!-~]([ -~]*[!-~])?"
 _OWN_HEADERS = frozenset({"connection", "content-length", "host", "te", "transfer-encoding", "upgrade"})
 
 
+def _origin(text: str) -> str:
+    url = urlsplit(text)
+    if text != "*" and (
+        url.scheme not in ("http", "https") or not url.hostname or text != f"{url.scheme}://{url.netloc}"
+    ):
+        raise ValueError
+    return text
+
+
 def _header_name(name: str) -> str:
     if name.lower() in _OWN_HEADERS:
         raise ValueError("llmgate sets that one itself")
@@ -239,6 +248,7 @@ Size = Annotated[int, Rule('a size such as "32MiB" or a number of bytes', accept
 Usd = Annotated[Decimal, Rule("USD: 0 or more, at most 9 decimals", accept=(int, Decimal), check=_usd)]
 Bind = Annotated[str, Rule('"host:port", such as "127.0.0.1:8000" or "[::1]:8000"', check=bind)]
 Network = Annotated[str, Rule('an address or a network, such as "10.0.0.0/8"', check=_network)]
+Origin = Annotated[str, Rule('an origin such as "https://chat.example.com", or "*"', check=_origin)]
 Zone = Annotated[str, Rule('an IANA time zone, such as "UTC" or "Europe/Berlin"', check=_zone)]
 Database = Annotated[str, Rule('the path of an SQLite file, or "sqlite:///path"', check=database, hidden=True)]
 BaseUrl = Annotated[str, Rule("an http:// or https:// URL without a query", check=base_url, hidden=True)]

@@ -24,6 +24,7 @@ from .rules import (
     ModelGlob,
     ModelName,
     Network,
+    Origin,
     Percent,
     PlanName,
     PresetName,
@@ -49,6 +50,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     keyfile: FilePath | None = None
     trusted_proxies: tuple[Network, ...] = ()
     client_ip_header: HeaderName | None = None
+    cors_origins: tuple[Origin, ...] = ()
+    usage_in_body: bool = False
     shutdown_grace: Grace = 30.0
     body_timeout: Seconds = 60.0
 

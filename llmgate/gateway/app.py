@@ -15,6 +15,7 @@ from ..errors import Failure, LlmgateError, Refusal
 from ..money import usd
 from ..store import limits
 from ..store.keys import Caller
+from . import cors
 from .http import Receive, Scope, Send, names_connections, own_headers, respond, unread
 from .models import Offer
 from .paths import asked_at, dialect_of
@@ -42,6 +43,11 @@ class App:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origins = self._gateway.config.server.cors_origins
+        if origins and (told := cors.allowed(origins, scope)):
+            if cors.is_preflight(scope):
+                return await respond(send, 204, cors.preflight(scope, told), b"")
+            send = cors.telling(send, told)
         try:
             asked = asked_at(scope["raw_path"])
             if asked is not None and scope["method"] == "POST":

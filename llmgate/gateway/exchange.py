@@ -21,7 +21,7 @@ from ..store.holds import Attempt, Hold, Outcome, Settled
 from ..store.prices import Snapshot
 from ..types import Ask, Meters, Source, Status, Usage
 from ..wire.endpoint import Endpoint
-from ..wire.heard import Heard
+from ..wire.heard import Heard, SseStream
 from .upstream import Answer
 
 
@@ -123,6 +123,8 @@ class Exchange:
         """It is read on without its client."""
         self.torn = b""
         """What must stand before an event of our own, because the upstream's last one has no end."""
+        self.held_by: SseStream | None = None
+        """What keeps the end of the stream back until its charge can be told before it."""
         self.cut: Cut | None = None
         self.outcome: Outcome | None = None
         self.settling: asyncio.Future[Settled | None] | None = None

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import httpx
+import msgspec
 
 from .. import quoting, routing
 from ..clock import day_of
@@ -47,7 +48,7 @@ from ..types import Ask
 from ..wire.body import Fields
 from ..wire.endpoint import Dialect, Terms
 from ..wire.gemini import GEMINI
-from ..wire.heard import Stream
+from ..wire.heard import SseStream, Stream
 from ..wire.openai import LONGEST_TAG, MOST_TAGS
 from . import upstream as up
 from .exchange import Cut, Exchange, Priced, Resolved, outcome_of, why_cut_off
@@ -286,7 +287,7 @@ class Gateway:
             streamed=ask.stream,
             quote=quoting.quote(ask, price, input_tokens, resolved.target.max_output),
             price=price,
-            unquotable=ask.unquotable,
+            unquotable=ask.unquotable or _searching(resolved),
             cost=first.cost,
             charge=first.charge,
             cost_source=first.route.tariff.source,
@@ -349,6 +350,8 @@ class Gateway:
                 if exchange.failure is not None:
                     await refuse(send, exchange.endpoint.dialect, exchange.failure, exchange.request_id)
                     return exchange.failure.http_status
+                if self._tells_usage(exchange) and settled is not None and 200 <= answer.status < 300:
+                    whole = with_usage(whole, self._usage(exchange, settled))
                 await respond(send, answer.status, self._headers(exchange, answer, settled), whole)
             return 499 if exchange.client_gone else answer.status
         finally:
@@ -385,6 +388,9 @@ class Gateway:
         upstream = answer.route.upstream
         stream = exchange.endpoint.stream(exchange.ask.stream and upstream.ask_usage and not exchange.ask.usage_asked)
         exchange.heard = stream.heard
+        if self._tells_usage(exchange) and isinstance(stream, SseStream):
+            stream.hold_end()
+            exchange.held_by = stream
         try:
             while True:
                 try:
@@ -426,7 +432,12 @@ class Gateway:
             event = exchange.torn + exchange.endpoint.dialect.error_event(exchange.failure, exchange.request_id)
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await asyncio.wait({settling}, timeout=END_PATIENCE_S)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        last = b""
+        if exchange.held_by is not None:
+            settled = settling.result() if settling.done() else None
+            told = b": {" + self._usage(exchange, settled) + b"}\n\n" if settled is not None else b""
+            last = told + exchange.held_by.held
+        await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _watch(self, exchange: Exchange, receive: Receive) -> None:
         """Notice that the client leaves: sending to it would never tell."""
@@ -508,6 +519,23 @@ class Gateway:
                 headers.append((b"x-llmgate-balance-usd", usd(settled.balance_nano).encode()))
         return headers
 
+    def _tells_usage(self, exchange: Exchange) -> bool:
+        """Google's clients take nothing that they don't know."""
+        return self.config.server.usage_in_body and exchange.endpoint.dialect is not GEMINI
+
+    def _usage(self, exchange: Exchange, settled: Settled) -> bytes:
+        """What a client is told of a request, as the JSON of one field."""
+        assert exchange.hold is not None
+        assert exchange.outcome is not None
+        caller, meters = exchange.hold.grant.caller, exchange.outcome.meters
+        told = {
+            "tokens_charged": meters.input_tokens + meters.output_tokens,
+            "charge_usd": usd(settled.charge_nano),
+            "balance_usd": usd(settled.balance_nano) if caller.prepaid and caller.account_kind == "user" else None,
+            "key": caller.key_id,
+        }
+        return b'"gateway_usage":' + msgspec.json.encode(told)
+
     def _log(self, exchange: Exchange, status: int) -> None:
         """One line per request: never a key, a prompt or a query string."""
         if not log.isEnabledFor(logging.INFO):
@@ -546,6 +574,15 @@ class Gateway:
         self._ending = True
         for exchange in list(self.in_flight):
             exchange.interrupt(Cut.SHUTDOWN)
+
+
+def with_usage(answer: bytes, field: bytes) -> bytes:
+    """A JSON object with one more field at its end; anything else as it is. All else keeps its bytes."""
+    whole = answer.rstrip()
+    if not (whole.startswith(b"{") and whole.endswith(b"}")):
+        return answer
+    rest = whole[:-1].rstrip()
+    return rest + (b"" if rest == b"{" else b",") + field + b"}"
 
 
 def _settled(request_id: str, hold_id: int, settling: asyncio.Future[Settled | None]) -> None:
@@ -623,6 +660,12 @@ def _possible(priced: Priced, service_tier: str | None) -> tuple[Price, ...]:
     if service_tier in tiers:
         return (priced.cost.price, tiers[service_tier].price)
     return (priced.cost.price, *(tier.price for tier in tiers.values()))
+
+
+def _searching(resolved: Resolved) -> str | None:
+    """OpenRouter's `:online` has the web searched for each answer, at a price that nobody tells beforehand."""
+    online = any(priced.route.model.casefold().endswith(":online") for priced in resolved.routes)
+    return "model" if online else None
 
 
 def _shown(model: str) -> str:

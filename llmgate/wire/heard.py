@@ -61,28 +61,39 @@ class SseStream:
     complete, and only if it is the client's.
     """
 
-    __slots__ = ("_hear", "_hide", "_reader", "heard")
+    __slots__ = ("_hear", "_hide", "_hold", "_reader", "heard", "held")
 
     def __init__(self, hear: HearEvent, *, hide: bool = False) -> None:
         self._reader = SseReader()
         self._hear = hear
         self._hide = hide
+        self._hold = False
         self.heard = Heard()
+        self.held = b""
+
+    def hold_end(self) -> None:
+        """The format's last event, and what follows it, is kept in `held`: something is to be said before it."""
+        self._hold = True
 
     def feed(self, data: bytes) -> bytes:
         passed = self._listen(self._reader.feed(data))
-        return passed if self._hide else data
+        return passed if self._hide or self._hold else data
 
     def finish(self) -> bytes:
         passed = self._listen(self._reader.finish())
-        return passed if self._hide else b""
+        return passed if self._hide or self._hold else b""
 
     def break_off(self) -> bytes:
-        torn = bool(self._reader.pending) and not self._hide
+        torn = bool(self._reader.pending) and not (self._hide or self._hold)
         self._listen(self._reader.finish())
         return b"\n\n" if torn else b""
 
     def _listen(self, events: Iterable[Event]) -> bytes:
-        return b"".join(
-            [event.raw for event in events if not event.data or self._hear(self.heard, event) or not self._hide]
-        )
+        passed = []
+        for event in events:
+            ours = not event.data or self._hear(self.heard, event) or not self._hide
+            if self._hold and self.heard.done:
+                self.held += event.raw
+            elif ours:
+                passed.append(event.raw)
+        return b"".join(passed)

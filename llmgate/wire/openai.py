@@ -20,7 +20,7 @@ from . import body
 from .body import Fields
 from .endpoint import Dialect, Endpoint, Terms
 from .heard import Heard, SseStream
-from .openai_usage import read_usage
+from .openai_usage import counted, read_usage
 from .sse import Event
 from .weight import Medium, Weight, unread_bytes
 
@@ -253,6 +253,7 @@ class _Answer(msgspec.Struct):
     usage: Any = None
     service_tier: Any = None
     error: Any = None
+    timings: Any = None
 
 
 _answer = msgspec.json.Decoder(_Answer)
@@ -276,7 +277,7 @@ def _decode(data: bytes) -> _Answer | None:
     try:
         return msgspec.convert(found, _Answer)
     except msgspec.ValidationError:
-        return _Answer(**{name: found.get(name) for name in ("usage", "service_tier", "error")})
+        return _Answer(**{name: found.get(name) for name in ("usage", "service_tier", "error", "timings")})
 
 
 def _take(heard: Heard, answer: _Answer) -> None:
@@ -291,12 +292,24 @@ def _take(heard: Heard, answer: _Answer) -> None:
             heard.finished = True
     if isinstance(answer.service_tier, str):
         heard.service_tier = answer.service_tier
-    if isinstance(answer.usage, dict):
-        usage = read_usage(answer.usage, heard.service_tier)
-        if usage is not None:
-            heard.take_usage(usage)
+    told = answer.usage if isinstance(answer.usage, dict) else _timed(answer.timings)
+    usage = read_usage(told, heard.service_tier) if told is not None else None
+    if usage is not None:
+        heard.take_usage(usage)
     if answer.error is not None:
         heard.failed = True
+
+
+def _timed(timings: Any) -> dict[str, Any] | None:
+    """llama.cpp's `timings` as a usage: they are on the last chunk also where no usage was asked for."""
+    if not isinstance(timings, dict) or "predicted_n" not in timings:
+        return None
+    cached = counted(timings, "cache_n") or 0
+    return {
+        "prompt_tokens": (counted(timings, "prompt_n") or 0) + cached,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens": timings["predicted_n"],
+    }
 
 
 def hear(answer: bytes) -> Heard | None:

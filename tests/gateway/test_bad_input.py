@@ -142,6 +142,15 @@ def test_what_has_no_bound_is_for_accounts_whose_money_cannot_run_out(served: Se
     served.settled(bob, 1)
 
 
+def test_a_model_that_searches_for_each_answer_has_no_bound_either(served: Served, up: Replay, alice: Person) -> None:
+    error = error_of(served.chat(alice, model="main/zeta:online"), 400, "invalid_request")
+    assert error["param"] == "model"
+    assert up.requests == []
+    bob = served.person()
+    assert served.chat(bob, model="main/zeta:online").status_code == 200
+    served.settled(bob, 1)
+
+
 def request_head(served: Served, person: Person, length: int | str, *more: str) -> bytes:
     host = served.url.removeprefix("http://")
     framing = f"content-length: {length}" if isinstance(length, int) else f"transfer-encoding: {length}"

@@ -757,3 +757,14 @@ def test_every_error_has_all_four_keys(code: str) -> None:
 )
 def test_types_are_those_that_openai_uses(code: str, kind: str) -> None:
     assert json.loads(error_body(LlmgateError("x", code=code)))["error"]["type"] == kind
+
+
+def test_the_timings_of_llama_cpp_say_what_no_usage_says() -> None:
+    timings = {"cache_n": 100, "prompt_n": 20, "predicted_n": 7, "prompt_ms": 1.5}
+    meters = Meters(input=20, cached_input=100, output=7, calls=1)
+    assert heard_of(choices=[], timings=timings).usage == Usage(meters=meters)
+    told = heard_of(usage={"prompt_tokens": 1, "completion_tokens": 2}, timings=timings).usage
+    assert told is not None
+    assert told.meters == Meters(input=1, output=2, calls=1)
+    assert heard_of(timings={"prompt_n": 20}).usage is None
+    assert heard_of(timings=7).usage is None
