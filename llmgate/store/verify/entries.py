@@ -75,7 +75,7 @@ def _objections(tx: Tx, row: Row) -> Iterator[tuple[str, str]]:
         yield kind, "an entry that it reverses" if kind == "reverse" else "reverse"
     match kind:
         case "reverse":
-            yield from _of_reversal(row)
+            yield from _of_reversal(tx, row)
         case "refund":
             yield from _of_refund(tx, row)
         case "expire":
@@ -84,15 +84,17 @@ def _objections(tx: Tx, row: Row) -> Iterator[tuple[str, str]]:
             yield from _of_transfer(tx, row)
 
 
-def _of_reversal(row: Row) -> Iterator[tuple[str, str]]:
+def _of_reversal(tx: Tx, row: Row) -> Iterator[tuple[str, str]]:
+    """The opposite of an entry of the same account; of a grant only what had not expired by then."""
     if row["of_id"] is None:
         return  # told already: it names none, or one that is missing
     if row["of_kind"] == "reverse":
         yield f"reverses entry {row['of_id']}", "an entry that is no reversal"
     if row["of_account"] != row["account_id"]:
         yield f"account {row['account_id']}", f"account {row['of_account']}"
-    if row["of_nano"] != -row["amount_nano"]:
-        yield dollars(row["amount_nano"]), dollars(-row["of_nano"])
+    expired = tx.value(f"{_NOT_REVERSED} AND e.cause = ? AND e.kind = 'expire'", row["id"], row["of_id"])
+    if row["amount_nano"] != -(row["of_nano"] + expired):
+        yield dollars(row["amount_nano"]), dollars(-(row["of_nano"] + expired))
 
 
 def _of_refund(tx: Tx, row: Row) -> Iterator[tuple[str, str]]:
