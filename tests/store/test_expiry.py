@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llmgate.errors import Refusal
 from llmgate.store import accounts, ledger
-from llmgate.store.db import Database
+from llmgate.store.db import Database, now_ms
 from llmgate.store.expiry import replay
 from llmgate.store.holds import Hold
 from llmgate.store.verify.repair import repair
@@ -527,6 +527,19 @@ def test_a_charge_that_is_corrected_after_the_expiry_is_paid_by_what_is_there(bo
     assert book.findings() == []
 
 
+def test_what_a_corrected_charge_leaves_over_expires_too(book: Book, key: str) -> None:
+    """Nothing was left to expire any more, until the row was corrected to less."""
+    at(book, 100, ledger.add, "alice", 50, expires_ms=1000)
+    hold = book.place(key, bound=50, output=0, estimate=50, now_ms=500)
+    book.crash()
+    book.recover()
+    assert (expire(book, 1000), next_ms(book)) == (0, None)
+    book.settle(hold, Meters(input=10, calls=1))
+    assert expire(book, now_ms()) == 40
+    assert (book.money("alice"), next_ms(book)) == ((0, 0), None)
+    assert book.findings() == []
+
+
 def test_what_has_expired_is_not_used_by_the_request_that_comes_first_after_it(book: Book, key: str) -> None:
     at(book, 100, ledger.add, "alice", 50, expires_ms=1000)
     at(book, 100, ledger.add, "alice", 7)
@@ -652,6 +665,7 @@ def test_of_a_grant_that_expired_in_part_the_rest_is_reversed(book: Book, key: s
     assert entries(book)[3:] == [("reverse", -20, None)]
     with pytest.raises(Refusal, match="entry 3 expired what entry 1 had granted"), book.write(1200) as tx:
         ledger.reverse(tx, 3)
+    assert book.findings() == []
 
 
 def test_a_grant_that_expired_whole_has_nothing_to_reverse(book: Book, key: str) -> None:
