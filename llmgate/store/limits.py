@@ -180,7 +180,7 @@ def book(tx: Tx, row: dict[str, Any], sign: int, alert_at: Sequence[int] = ()) -
 
 def _alert(tx: Tx, subject: Subject, limit: Limit, window: Span, percent: int) -> None:
     until = "" if limit.window is Window.TOTAL else f" until {rfc3339(window.end_ms)}"
-    about = f"{percent}% {limit.unit}/{limit.window} {limit.glob} {window.start_ms}"
+    about = f"{percent}% {limit} {window.start_ms}"
     events.record(tx, "limit", subject, about, f"{percent} % of the limit {limit} is used{until}")
 
 

@@ -843,6 +843,15 @@ def test_a_limit_that_is_past_its_thresholds_when_it_is_set_tells_them(book: Boo
     ], "of one slot the last is the limit, and 3 of 10 is no threshold"
 
 
+def test_a_limit_that_was_raised_tells_its_thresholds_anew(book: Book) -> None:
+    clocked, alice = Clocked(book, policy_of(alert_at=(100,))), book.user("alice")
+    clocked.hang("alice", "1 requests/day")
+    clocked.use(alice, 1)
+    clocked.hang("alice", "2 requests/day")
+    clocked.use(alice, 1)
+    assert told(clocked) == ["100 % of the limit 1 requests/day", "100 % of the limit 2 requests/day"]
+
+
 def test_so_does_one_of_a_plan_that_has_changed_at_the_next_request(book: Book) -> None:
     clocked, alice = Clocked(book, policy_of(alert_at=(50, 100))), book.user("alice")
     clocked.use(alice, 3)
