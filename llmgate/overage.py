@@ -44,6 +44,19 @@ def worst(terms: Terms, bound: int, reached: int) -> int:
     return terms.nano * min(bound, max(0, reached - terms.quota))
 
 
+def covered(terms: Terms, used: int, tokens: int, bound: int, held_nano: int) -> int:
+    """How many tokens count as used before a request of `tokens`, so that it isn't charged above what it set aside.
+
+    That is all that were, except where some came by whom no hold knew: the user was on another plan meanwhile, or an
+    answer had no bound because its own account can't run out. These are then the house's. Tokens beyond its own bound
+    are the upstream's doing, and are charged.
+    """
+    if not terms.nano:
+        return used
+    most = held_nano // terms.nano + max(0, tokens - bound)
+    return used if tokens <= most else min(used, max(0, terms.quota + most - tokens))
+
+
 _NO_TOKENS = dict.fromkeys(TOKENS, 0)
 
 

@@ -162,6 +162,8 @@ def admit(
             raise ceiling.refuse()
         output = min(output, most)
         must_send = must_send or ceiling.bounds
+    if bill.own(output) > MOST_NANO:
+        raise Refusal("this request asks for more than could ever be paid: ask for less output")
     return Grant(
         caller=caller,
         amounts=Amounts(input_hold(quote), output * quote.choices, bill.own(output)),

@@ -22,7 +22,7 @@ import msgspec
 from ..clock import day_of
 from ..errors import Refusal
 from ..money import dollars
-from ..overage import charged
+from ..overage import charged, covered
 from ..plans import NONE, Plan, Policy
 from ..pricing import amount
 from ..types import METERS, Billing, CostSource, Meters, Source, Status
@@ -199,7 +199,8 @@ def settle(tx: Tx, hold_id: int, outcome: Outcome, policy: Policy = NONE) -> Set
     tx.execute("DELETE FROM holds WHERE id = ?", (hold_id,))
     limits.release(tx, dict(hold))
     renamed = {"time_ms": "placed_ms", "hold_nano": "amount_nano"}
-    return _write(tx, {name: hold[renamed.get(name, name)] for name in _CARRIED}, hold["amount_nano"], outcome, policy)
+    row = {name: hold[renamed.get(name, name)] for name in _CARRIED}
+    return _write(tx, row, hold["amount_nano"], outcome, policy, hold)
 
 
 def _correct(tx: Tx, usage_id: int, outcome: Outcome, policy: Policy) -> Settled:
@@ -271,10 +272,15 @@ _COLUMNS = (
 _INSERT_USAGE = f"INSERT INTO usage ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' for _ in _COLUMNS)})"
 
 
-def _write(tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome, policy: Policy) -> Settled:
+def _write(
+    tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome, policy: Policy, hold: Row | None = None
+) -> Settled:
     cost, cost_source = _cost(outcome)
     terms = overage.terms_of(row)
     used = overage.used_before(tx, row, terms) if terms else 0
+    if terms and hold is not None and hold["bounded"]:
+        tokens = outcome.meters.input_tokens + outcome.meters.output_tokens
+        used = covered(terms, used, tokens, hold["bound_tokens"], hold["overage_held_nano"])
     own = outcome.charge.price if outcome.charge else None
     charge = charged(outcome.meters, cost, outcome.cost.price, own, terms, used)
     row |= {

@@ -214,11 +214,20 @@ def hold_more(tx: Tx, row: dict[str, Any], nano: int) -> None:
             tx.execute("UPDATE counters SET held = held + ? WHERE id = ?", (nano, counter["id"]))
 
 
-def budgets(tx: Tx, row: dict[str, Any]) -> Iterator[tuple[int, int]]:
-    """The limits in USD that a hold of this row touches: the id of each counter, and what it still carries."""
-    for counter, limit in _touched(tx, row, row["placed_ms"]):
-        if limit.unit is Unit.USD:
-            yield counter["id"], counter["amount"] - counter["used"] - counter["held"]
+def budgets(tx: Tx, row: dict[str, Any]) -> Iterator[tuple[tuple[int, int], int]]:
+    """The limits in USD that a hold of this row touches: counter and window of each, and what it still carries there.
+
+    A counter may tell of a later window than the one that the hold was placed in; what holds there is worked out.
+    """
+    for counter in _counters(tx, subjects(row["key_id"], row["user_id"], row["team_id"])):
+        limit, subject = limit_of(counter), _subject(counter)
+        if limit.unit is Unit.USD and limit.means(names_of(row)):
+            window = span(limit.window, row["placed_ms"], tx.zone)
+            if (counter["start_ms"], counter["end_ms"]) == window:
+                used, held = counter["used"], counter["held"]
+            else:
+                used, held = _used(tx, limit, subject, window), _held(tx, limit, subject, window)
+            yield (counter["id"], window.start_ms), counter["amount"] - used - held
 
 
 # ── what the facts say ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -96,7 +96,7 @@ def pool_of(tx: Tx, caller: Caller, plan: Plan | None, names: tuple[str, ...]) -
         return None
     quota = limits.own(tx, ("user", str(caller.user_id)), plan.quota.slot) or plan.quota
     terms = Terms(UNLIMITED if quota.amount is None else quota.amount, quota.glob, plan.overage_nano)
-    used = limits.used_now(tx, ("user", str(caller.user_id)), quota, tx.now_ms)
+    used = _used(tx, caller.user_id, terms, tx.now_ms)
     flying = tuple(
         Flying(row, found)
         for row in tx.execute(
@@ -109,7 +109,7 @@ def pool_of(tx: Tx, caller: Caller, plan: Plan | None, names: tuple[str, ...]) -
 
 def _rooms(tx: Tx, caller: Caller, flying: tuple[Flying, ...]) -> tuple[tuple[int, frozenset[int]], ...]:
     """What stands in the way of raising others: accounts and budgets that aren't all the new request's own."""
-    found: dict[tuple[str, int], tuple[int, set[int]]] = {}
+    found: dict[Any, tuple[int, set[int]]] = {}
     for hold in flying:
         if not hold.row["bounded"]:
             continue
@@ -119,8 +119,8 @@ def _rooms(tx: Tx, caller: Caller, flying: tuple[Flying, ...]) -> tuple[tuple[in
             if account["billing"] == "prepaid":
                 room = account["balance_nano"] - account["held_nano"]
                 found.setdefault(("account", account["id"]), (room, set()))[1].add(hold.row["id"])
-        for counter_id, room in limits.budgets(tx, dict(hold.row)):
-            found.setdefault(("counter", counter_id), (room, set()))[1].add(hold.row["id"])
+        for budget, room in limits.budgets(tx, dict(hold.row)):
+            found.setdefault(("budget", budget), (room, set()))[1].add(hold.row["id"])
     return tuple((room, frozenset(ids)) for room, ids in found.values())
 
 
@@ -146,5 +146,11 @@ def terms_of(row: Any) -> Terms | None:
 
 def used_before(tx: Tx, row: dict[str, Any], terms: Terms) -> int:
     """How many of the included tokens a user has used before a request of this usage row is settled."""
+    return _used(tx, row["user_id"], terms, row["time_ms"])
+
+
+def _used(tx: Tx, user_id: int, terms: Terms, at_ms: int) -> int:
+    if terms.quota == UNLIMITED:
+        return 0  # nothing depends on it, and where there is no limit there is no counter either that knows it
     quota = Limit(terms.quota, Unit.TOKENS, Window.MONTH, terms.glob)
-    return limits.used_now(tx, ("user", str(row["user_id"])), quota, row["time_ms"])
+    return limits.used_now(tx, ("user", str(user_id)), quota, at_ms)

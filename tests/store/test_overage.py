@@ -15,6 +15,7 @@ from llmgate.errors import Refusal
 from llmgate.limits import parse
 from llmgate.overage import UNLIMITED
 from llmgate.plans import Plan, Policy
+from llmgate.pricing import FREE
 from llmgate.store import accounts, holds, keys, limits
 from llmgate.store.holds import Hold, Settled
 from llmgate.types import Billing, Meters
@@ -209,6 +210,94 @@ def test_a_row_that_is_corrected_takes_its_place_after_all_others(book: Book) ->
     assert settle(book, first, 700).charge_nano == 100 * PER_TOKEN
     assert book.value("SELECT sum(charge_nano) FROM usage") == 100 * PER_TOKEN
     assert book.findings() == []
+
+
+# ── tokens that no hold could foresee ─────────────────────────────────────────────────────────────────────────────────
+
+FLAT = Plan(name="flat", price_nano=0, limits=(), models=())
+BOTH = Policy(plans={**STARTER.plans, "flat": FLAT}, limits=(), alert_at=())
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "joins"])
+def test_tokens_of_another_plan_dont_make_a_request_overspend(book: Book, leaves: bool) -> None:
+    """They use up the included tokens as well, but those who placed them knew nothing of who is in flight here."""
+    key = subscriber(book, credits=1_000)
+    if leaves:
+        first = place(book, key, BOTH, bound=499, output=1)
+    with book.write() as tx:
+        accounts.set_user(tx, "alice", {"plan": "flat"})
+    other = place(book, key, BOTH, bound=999, output=1, price=FREE)
+    if not leaves:
+        with book.write() as tx:
+            accounts.set_user(tx, "alice", {"plan": "starter"})
+        first = place(book, key, BOTH, bound=499, output=1)
+    settle(book, other, 1_000, BOTH, price=FREE)
+    settled = settle(book, first, 500, BOTH)
+    assert (settled.charge_nano, settled.overrun, book.money("alice")) == (0, False, (1_000, 0))
+    assert book.value("SELECT quota_used FROM usage WHERE id = ?", first.id) == 500
+    assert book.findings() == []
+
+
+def test_an_answer_without_bound_does_not_make_another_overspend(book: Book) -> None:
+    """One key has a budget, the other has none: what that one is sent has no bound."""
+    key = subscriber(book, billing=Billing.METERED)
+    with book.write() as tx:
+        tight = keys.add(tx, "alice", name="tight")
+        limits.hang(tx, f"key:{tight.id}", ["$0.000001/day"])
+    free = place(book, key, bound=99, output=1)
+    first = place(book, tight.key, bound=99, output=1)
+    assert (free.grant.output_tokens, first.grant.output_tokens) == (None, 1)
+    settle(book, free, 5_000)
+    settled = settle(book, first, 100)
+    assert (settled.charge_nano, settled.overrun) == (0, False)
+    assert book.value("SELECT sum(used) FROM counters WHERE unit = 'USD'") == 0
+    assert book.findings() == []
+
+
+def test_what_an_upstream_bills_beyond_its_own_bound_is_charged_all_the_same(book: Book) -> None:
+    key = subscriber(book, credits=100_000)
+    first = place(book, key, bound=499, output=1)
+    use(book, key, 1)
+    settled = settle(book, first, 1_200)
+    assert (settled.charge_nano, settled.overrun) == (201 * PER_TOKEN, True)
+    assert book.findings() == []
+
+
+DAY_MS = 86_400_000
+
+
+def test_a_budget_of_the_day_before_is_not_overspent_by_who_comes_today(book: Book) -> None:
+    """Its counter tells of today by now."""
+    key = subscriber(book, billing=Billing.METERED)
+    with book.write() as tx:
+        tight = keys.add(tx, "alice", name="tight")
+        limits.hang(tx, f"key:{tight.id}", ["$0.000001/day"])  # 10 tokens
+    yesterday = 1_790_000_000_000
+    first = place(book, tight.key, bound=899, output=1, now_ms=yesterday)
+    use(book, tight.key, 50, now_ms=yesterday + DAY_MS)
+    told = refused(book, key, bound=99, output=1, now_ms=yesterday + DAY_MS)
+    assert told.code == "credits_held"
+    use(book, key, 59, now_ms=yesterday + DAY_MS)
+    assert settle(book, first, 900).charge_nano == 9 * PER_TOKEN
+    assert book.findings() == []
+
+
+def test_unlimited_included_tokens_are_not_even_counted(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no counter to know them, and adding up a month for each request would take long."""
+    key = subscriber(book, credits=1_000)
+    with book.write() as tx:
+        limits.hang(tx, "alice", ["unlimited tokens/month"])
+    monkeypatch.setattr(limits, "used_now", None)
+    assert use(book, key, 5_000).charge_nano == 0
+    assert book.findings() == []
+
+
+def test_no_hold_sets_more_aside_than_could_ever_be_paid(book: Book) -> None:
+    """Sums of holds stay within 64 bits."""
+    key = subscriber(book, billing=Billing.METERED)
+    terms = policy("0 tokens/month", price=2_000_000)
+    told = refused(book, key, terms, output=2**31 - 1, choices=2, price=FREE)
+    assert "more than could ever be paid" in told.message
 
 
 # ── a random walk ─────────────────────────────────────────────────────────────────────────────────────────────────────
