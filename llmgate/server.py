@@ -150,8 +150,8 @@ async def _run(
 
 
 async def _keep_up(gateway: Gateway) -> None:
-    """Now and then: resolve what other processes left behind when they died, and take away credits that have expired
-    unused.
+    """Now and then: resolve what other processes left behind when they died, take away credits that have expired
+    unused, and tell of balances that have run low.
     """
     path = gateway.database.path
     while True:
@@ -162,8 +162,14 @@ async def _keep_up(gateway: Gateway) -> None:
                 log.warning("booked as interrupted, because their process died: %s", found)
             for account_id in gateway.look(ledger.due):
                 await gateway.writer.run(partial(ledger.expire_due, account_id=account_id))
+            for account_id, threshold in gateway.look(
+                partial(ledger.untold_low, thresholds=gateway.policy.low_balance)
+            ):
+                await gateway.writer.run(partial(ledger.tell_low, account_id=account_id, threshold=threshold))
         except StorageError:
             log.debug("the upkeep waits for the database")
+        except Exception:
+            log.exception("the upkeep failed: it is tried again")
 
 
 async def _cut_off() -> None:

@@ -327,8 +327,8 @@ async def test_a_reload_while_a_model_is_looked_up(tmp_path: Path, monkeypatch: 
     began, go_on = threading.Event(), threading.Event()
     look_up = routing.resolve
 
-    def slowly(*args: Any) -> routing.Target:
-        target = look_up(*args)
+    def slowly(*args: Any, **fields: Any) -> routing.Target:
+        target = look_up(*args, **fields)
         began.set()
         go_on.wait(10)
         return target

@@ -280,6 +280,7 @@ class Gateway:
             model=ask.model,
             names=resolved.names,
             models=resolved.models,
+            free=exchange.endpoint.free,
             upstream=first.route.upstream.name,
             upstream_model=first.route.model,
             format=exchange.endpoint.dialect.name,

@@ -49,6 +49,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """All names that the model goes by: as asked for, and as each `upstream/model`; those of its fallbacks as well."""
     models: tuple[tuple[str, ...], ...] = ()
     """The names of each model that may answer, where there are fallbacks: the caller must be allowed every one."""
+    free: bool = False
+    """Nobody bills it."""
     upstream: str
     upstream_model: str
     format: str

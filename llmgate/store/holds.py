@@ -97,7 +97,10 @@ def decide(tx: Tx, claim: Claim, policy: Policy = NONE) -> Grant:
     caller = keys.authenticate(tx, claim.key_hash)
     plan = _plan_of(caller, policy)
     standings = limits.standings(tx, caller, plan, policy, claim.names)
-    return admit(claim, caller, plan, standings, tx.now_ms, overage.pool_of(tx, caller, plan, claim.names))
+    # The terms are those of the model that was asked for, whichever answers in its stead.
+    asked = claim.models[0] if claim.models else claim.names
+    pool = overage.pool_of(tx, caller, plan, asked) if not claim.free else None
+    return admit(claim, caller, plan, standings, tx.now_ms, pool)
 
 
 def _plan_of(caller: Caller, policy: Policy) -> Plan | None:
@@ -184,7 +187,11 @@ def release(tx: Tx, hold_id: int) -> None:
     """No upstream was reached: nothing was used, and nothing is left behind."""
     row = tx.one("SELECT * FROM holds WHERE id = ?", hold_id)
     if row is None:
-        _withdraw(tx, hold_id)
+        gone, (status, nano) = _withdraw(tx, hold_id)
+        message = (
+            f"request {gone['request_id']} was booked as {status} at {dollars(nano)}, and never reached an upstream"
+        )
+        events.record(tx, "corrected", ("user", str(gone["user_id"])), f"usage {hold_id}: released", message)
         return
     tx.execute("DELETE FROM holds WHERE id = ?", (hold_id,))
     tx.execute("UPDATE accounts SET held_nano = held_nano - ? WHERE id = ?", (row["amount_nano"], row["account_id"]))
@@ -212,14 +219,6 @@ def _correct(tx: Tx, usage_id: int, outcome: Outcome, policy: Policy) -> Settled
     message = f"request {row['request_id']} was booked as {before}, and is {now}: its process was believed dead"
     events.record(tx, "corrected", ("user", str(row["user_id"])), about, message)
     return settled
-
-
-def _tell_low(tx: Tx, kind: str, row: dict[str, Any], threshold: int, balance: int) -> None:
-    """A prepaid balance runs low: told once, and again after credits came and went."""
-    last = tx.value("SELECT max(id) FROM entries WHERE account_id = ?", row["account_id"])
-    subject = (kind, str(row[f"{kind}_id"]))
-    message = f"the balance is {dollars(balance)}, below {dollars(threshold)}"
-    events.record(tx, "low_balance", subject, f"{threshold} since entry {last}", message)
 
 
 _CARRIED = (
@@ -308,7 +307,7 @@ def _write(
             [(row["id"], name, value) for name, value in msgspec.json.decode(row["tags"]).items()],
         )
     if outcome.made:
-        objects.note(tx, outcome.made, row["account_id"])
+        objects.note(tx, outcome.made, row)
     _roll_up(tx, row, 1)
     limits.book(tx, row, 1, policy.alert_at)
     account = tx.execute(
@@ -320,7 +319,7 @@ def _write(
     if account["billing"] == Billing.PREPAID:
         for threshold in policy.low_balance:
             if balance < threshold <= balance + charge:
-                _tell_low(tx, account["kind"], row, threshold, balance)
+                ledger.tell_low(tx, row["account_id"], threshold)
     return Settled(usage_id=row["id"], cost_nano=cost, charge_nano=charge, balance_nano=balance, overrun=row["overrun"])
 
 

@@ -16,6 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ import msgspec
 from ..errors import Refusal, UsageError
 from ..money import MAX_NANO, dollars
 from ..types import Billing
-from . import accounts, audit
+from . import accounts, audit, events
 from .db import Row, Tx
 from .expiry import Lot, Purse, replay
 
@@ -428,6 +429,36 @@ def purse(tx: Tx, account_id: int, *, with_holds: bool = False) -> Purse:
 
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tell_low(tx: Tx, account_id: int, threshold: int) -> None:
+    """A prepaid balance has fallen below a threshold: told once, and again after credits came."""
+    row = tx.one(f"{_CREDITED} WHERE a.id = ?", account_id)
+    assert row is not None
+    message = f"the balance is {dollars(row['balance_nano'])}, below {dollars(threshold)}"
+    about = f"{threshold} since entry {row['credited']}"
+    events.record(tx, "low_balance", (row["kind"], str(row["owner"])), about, message)
+
+
+def untold_low(tx: Tx, thresholds: Sequence[int]) -> list[tuple[int, int]]:
+    """Prepaid accounts that have fallen below a threshold otherwise than by a request, which tells it itself: credits
+    were taken, moved or have expired. Each with the threshold; only those that credits were ever given to.
+    """
+    untold = f"""
+    {_CREDITED} WHERE a.billing = 'prepaid' AND a.balance_nano < :threshold AND credited IS NOT NULL AND NOT EXISTS (
+      SELECT 1 FROM events WHERE kind = 'low_balance' AND subject_kind = a.kind
+      AND subject_id = CAST(owner AS TEXT) AND about = :threshold || ' since entry ' || credited
+    )
+    """
+    return [(row["id"], low) for low in thresholds for row in tx.execute(untold, {"threshold": low}).fetchall()]
+
+
+_CREDITED = """
+SELECT a.id, a.kind, a.balance_nano, coalesce(u.id, t.id) AS owner,
+       (SELECT max(id) FROM entries e WHERE e.account_id = a.id AND amount_nano > 0) AS credited
+FROM accounts a LEFT JOIN users u ON u.account_id = a.id LEFT JOIN teams t ON t.account_id = a.id
+"""
+"""Accounts with who owns them, and the entry that gave them credits last."""
 
 
 def balance(tx: Tx, account_id: int) -> int:

@@ -109,7 +109,14 @@ def _hanging(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy) -> list[
 def _on_subject(tx: Tx, subject: Subject, plan: Plan | None, policy: Policy) -> list[tuple[Limit, str]]:
     """The limits of one subject, and where each hangs. A plan's and the default's hold per user."""
     own = [limit_of(row) for row in _of_subjects(tx, "limits", [subject])]
-    shared = (*(plan.limits if plan else ()), *policy.limits) if subject[0] == "user" else ()
+    shared: tuple[Limit, ...] = ()
+    if subject[0] == "user":
+        # What a plan includes is no ceiling: where the default has one of the same slot, that one holds.
+        caps = {limit.slot for limit in policy.limits}
+        of_plan = (
+            (limit for limit in plan.limits if not (plan.includes_tokens(limit) and limit.slot in caps)) if plan else ()
+        )
+        shared = (*of_plan, *policy.limits)
     return [(limit, subject[0] if limit in own else _source(limit, plan)) for limit in applying(own, shared)]
 
 

@@ -6,17 +6,36 @@ All of llmgate's users share the admin's account there: only here is it known wh
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from ..errors import Refusal
 from .db import Tx
 
 
-def note(tx: Tx, ids: Iterable[str], account_id: int) -> None:
-    """An answer has made these."""
+class Made(NamedTuple):
+    """Where something lies, and what made it."""
+
+    upstream: str
+    upstream_model: str
+    model: str
+
+
+def note(tx: Tx, ids: Iterable[str], usage: dict[str, Any]) -> None:
+    """An answer has made these; `usage` is its row."""
+    said = [usage[name] for name in ("account_id", *Made._fields)]
     tx.conn.executemany(
-        "INSERT INTO objects (id, account_id, created_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-        [(made, account_id, tx.now_ms) for made in ids],
+        "INSERT INTO objects (id, account_id, upstream, upstream_model, model, created_ms) VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT DO NOTHING",
+        [(made, *said, tx.now_ms) for made in ids],
     )
+
+
+def made(tx: Tx, named: str, account_id: int) -> Made:
+    """Where something of the account's lies. Raises as `check` does."""
+    check(tx, (named,), account_id)
+    row = tx.one("SELECT upstream, upstream_model, model FROM objects WHERE id = ?", named)
+    assert row is not None
+    return Made(*row)
 
 
 def check(tx: Tx, ids: Iterable[str], account_id: int) -> None:

@@ -323,6 +323,16 @@ CREATE INDEX entries_by_usage ON entries (usage_id) WHERE usage_id IS NOT NULL;
 -- Derived: when the next credits of an account expire, or earlier; null: none do.
 ALTER TABLE accounts ADD COLUMN expires_next_ms INTEGER;
 
+-- What answers have made at an upstream, under the admin's one account there: where it lies, and whose it is.
+CREATE TABLE objects (
+  id TEXT PRIMARY KEY,
+  account_id INTEGER NOT NULL REFERENCES accounts (id),
+  upstream TEXT NOT NULL,
+  upstream_model TEXT NOT NULL,
+  model TEXT NOT NULL,
+  created_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- What an account was charged in a span, from the index alone: histories, and which credits are left to expire.
 CREATE INDEX usage_by_account ON usage (account_id, time_ms, charge_nano);
 """

@@ -326,8 +326,6 @@ class Walk(RuleBasedStateMachine):
         if most < quote.output_tokens:
             assert self.lacking(key, model, needs(most + 1), free), "the longest answer that fits"
         held = needs(most)
-        if not hold.grant.bounded:  # nobody counts it, and so it isn't lowered with the answer
-            held["USD"] = quote.amount_nano
         self.requests[hold.id] = Request(
             hold, set(self.subjects(key)), self.clocked.now_ms, self.day(self.clocked.now_ms), held
         )
@@ -827,6 +825,22 @@ def test_two_processes_tell_a_threshold_once(book: Book) -> None:
     with book.write() as tx:
         assert events.record(tx, "limit", ("user", "1"), "it", "told") is False
     other.book.close()
+
+
+def test_a_balance_that_is_low_without_any_request_is_told_too(book: Book) -> None:
+    clocked = Clocked(book, policy_of(low=(500, 100)))
+    book.user("alice", credits=1_000)
+    book.user("bob", billing=Billing.PREPAID)
+    assert ledger.untold_low(book.tx, (500, 100)) == []
+    with book.write() as tx:
+        ledger.take(tx, "alice", 600)
+    (low,) = ledger.untold_low(book.tx, (500, 100))
+    with book.write() as tx:
+        ledger.tell_low(tx, *low)
+    assert clocked.events() == ["the balance is $0.0000004, below $0.0000005"]
+    assert ledger.untold_low(book.tx, (500, 100)) == [], "bob never had credits, and alice was told of"
+    book.add("alice", 50)
+    assert len(ledger.untold_low(book.tx, (500, 100))) == 1, "credits came, and it is low again"
 
 
 def told(clocked: Clocked) -> list[str]:

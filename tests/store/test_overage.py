@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -298,6 +299,36 @@ def test_no_hold_sets_more_aside_than_could_ever_be_paid(book: Book) -> None:
     terms = policy("0 tokens/month", price=2_000_000)
     told = refused(book, key, terms, output=2**31 - 1, choices=2, price=FREE)
     assert "more than could ever be paid" in told.message
+
+
+def test_the_terms_are_those_of_the_model_that_was_asked_for(book: Book) -> None:
+    """A fallback that the quota means doesn't make the dear model that it stands in for free."""
+    terms = policy("1000 tokens/month on gpt*")
+    key = subscriber(book)
+    models = (("claude", "anthropic/claude"), ("gpt", "openai/gpt"))
+    claim = msgspec.structs.replace(
+        book.claim(key, model="claude", upstream="anthropic", names=(*models[0], *models[1]), bound=700, output=1),
+        models=models,
+    )
+    with book.write(1_790_000_000_000) as tx:
+        hold = holds.place(tx, claim, terms)
+    assert settle(book, hold, 700, terms, model="claude", upstream="anthropic").charge_nano == 700
+
+
+def test_what_nobody_bills_draws_on_nothing(book: Book) -> None:
+    key = subscriber(book, billing=Billing.PREPAID)
+    use(book, key, 999)
+    assert refused(book, key, bound=5, output=1).code == "insufficient_credits"
+    claim = msgspec.structs.replace(book.claim(key, bound=5, output=0, price=FREE), free=True)
+    with book.write(1_790_000_000_000) as tx:
+        assert holds.place(tx, claim, STARTER).grant.amount_nano == 0
+
+
+def test_a_default_that_is_looser_than_the_quota_still_refuses(book: Book) -> None:
+    terms = Policy(plans=STARTER.plans, limits=(parse("2000 tokens/month"),), alert_at=())
+    key = subscriber(book)
+    assert use(book, key, 1_200, terms, estimate=1_200).charge_nano == 200 * PER_TOKEN
+    assert refused(book, key, terms, bound=900, estimate=900, output=1).code == "rate_limited"
 
 
 # ── a random walk ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -245,7 +245,7 @@ def _expiries(db: Database) -> Iterator[Finding]:
             row = tx.one(f"{ACCOUNTS} WHERE a.id = ?", account["id"])
             stored = tx.value("SELECT expires_next_ms FROM accounts WHERE id = ?", account["id"])
             expected = ledger.expires_next(tx, account["id"])
-        if row is not None and expected is not None and (stored is None or stored > expected):
+        if row is not None and expected is not None and (stored is None or stored > expected + ledger.LOOK_AGAIN_MS):
             shown = "-" if stored is None else rfc3339(stored)
             yield Finding("expiry", row["name"], shown, rfc3339(expected), derived=True, key=(account["id"],))
 
