@@ -12,7 +12,7 @@ A rate that a price doesn't name falls back to its parent (`PARENTS`), never to 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from functools import lru_cache
 
 import msgspec
@@ -107,6 +107,26 @@ def price_of(table: Mapping[str, Decimal | int] | str) -> Price:
         name, scale = CONFIG_KEYS[key]
         found[name] = to_nano(value) * scale
     return msgspec.convert(found, Price)
+
+
+def said(price: Price) -> dict[str, str]:
+    """A price as an admin would write it: price keys → exact decimals of USD, `input above 200000` for a tier's."""
+    found = {}
+    for key, (name, scale) in CONFIG_KEYS.items():
+        rate = getattr(price, name)
+        if rate is not None:
+            found[key] = decimal_usd(rate, scale)
+    for tier in price.tiers:
+        for key, text in said(tier.price).items():
+            if text != found.get(key):
+                found[f"{key} above {tier.above}"] = text
+    return found
+
+
+def decimal_usd(nano: int, parts: int = 1) -> str:
+    """nano-USD / parts as an exact decimal of USD, without an exponent. `parts` has no prime factors but 2 and 5."""
+    with localcontext(prec=60):
+        return f"{(Decimal(nano).scaleb(-9) / parts).normalize():f}"
 
 
 @lru_cache(maxsize=4096)

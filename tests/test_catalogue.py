@@ -250,9 +250,9 @@ def own_list(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     zoo = Provider(id="zoo", name="Zoo", api_pattern=r"https://api\.zoo\.example", models=MODELS)
     snapshot = DataSnapshot(providers=[zoo], from_auto_update=False)
     monkeypatch.setattr(catalogue, "_snapshot", lambda: snapshot)
-    catalogue.find.cache_clear()
+    catalogue._find.cache_clear()
     yield
-    catalogue.find.cache_clear()
+    catalogue._find.cache_clear()
 
 
 @pytest.mark.usefixtures("own_list")
