@@ -72,14 +72,9 @@ def _json(text: str) -> dict[str, Any]:
             raise UsageError(f"{twice[0]!r} stands there twice: leave one of them")
         return dict(pairs)
 
+    exact: dict[str, Any] = {"parse_float": Decimal, "parse_int": Decimal, "parse_constant": Decimal}
     try:
-        found = json.loads(
-            text.lstrip("\ufeff"),
-            parse_float=Decimal,
-            parse_int=Decimal,
-            parse_constant=Decimal,
-            object_pairs_hook=unique,
-        )
+        found = json.loads(text.lstrip("\ufeff"), object_pairs_hook=unique, **exact)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"this is no JSON: {error}") from error
     if not isinstance(found, dict):
@@ -149,7 +144,7 @@ def _per_1k(entry: Any, ignored: Counter[str]) -> Price | None:
     if isinstance(entry, Decimal):
         entry = {"input": entry, "output": entry}
     if not isinstance(entry, dict):
-        raise ValueError('write {"input": …, "output": …}, one number for both, or "free"')
+        raise ValueError('write {"input": …, "output": …}, one number for both, or "free"')  # noqa: TRY004
     table: dict[str, Decimal] = {}
     for field, value in entry.items():
         key = _key(field)
@@ -201,7 +196,7 @@ def _is_litellm(entry: Any) -> bool:
 def _litellm(entry: Any, ignored: Counter[str]) -> Price | None:
     """One model, or None. Where two fields mean one of our meters, the dearer counts."""
     if not isinstance(entry, dict):
-        raise ValueError("write an object of LiteLLM's fields")
+        raise ValueError("write an object of LiteLLM's fields")  # noqa: TRY004
     base: dict[str, int] = {}
     tiers: dict[int, dict[str, int]] = {}
     for field, value in entry.items():
@@ -234,7 +229,7 @@ def _rate(field: str, value: Any) -> tuple[str, int] | None:
 
 
 def _listed(usd: Decimal) -> int:
-    """USD for one unit as a rate. Lists carry binary noise past the ninth decimal: rounded up, as the catalogue's is."""
+    """USD for one unit as a rate. Lists carry binary noise past the ninth decimal: rounded up, as in the catalogue."""
     rate = catalogue_nano(usd * UNITS)
     if rate > MAX_NANO:
         raise ValueError(f"{usd} is too large")
@@ -281,7 +276,7 @@ def _csv(text: str, ignored: Counter[str]) -> Iterator[tuple[tuple[str, str], Pr
             ignored["lines without a price"] += 1
             continue
         try:
-            for key, cell in cells.items():
+            for cell in cells.values():
                 to_nano(cell)
             yield (upstream, model), price_of({key: Decimal(cell) for key, cell in cells.items()})
         except ValueError as error:

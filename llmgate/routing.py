@@ -1,7 +1,7 @@
 """Model → routes and prices: who may answer for a name, what they bill for it, and what the account pays.
 
-Pure: a config's upstreams and models, the prices set and the price catalogue in, a `Target` out. Nothing here remembers anything; the
-daemon keeps what was resolved for as long as its config and the day last.
+Pure: a config's upstreams and models, the prices set and the price catalogue in, a `Target` out. Nothing here remembers
+anything; the daemon keeps what was resolved for as long as its config, the prices and the day last.
 """
 
 from __future__ import annotations

@@ -103,9 +103,7 @@ def put(tx: Tx, prices: Mapping[Key, Price], from_ms: int | None = None, *, acti
     """
     begins_ms = tx.now_ms if from_ms is None else from_ms
     if begins_ms < tx.now_ms:
-        raise Refusal(
-            "this moment is past, and the past can't be repriced: leave --from out for now, or name a later one"
-        )
+        raise Refusal("the past can't be repriced: leave --from out for now, or name a later moment")
     for key, price in prices.items():
         before = _holding(tx, key, begins_ms)
         _insert(tx, key, intern(tx, price).id, begins_ms)
