@@ -127,7 +127,7 @@ def read(body: bytes) -> DataSnapshot:
 
 
 @cache
-def _installed() -> DataSnapshot:
+def installed() -> DataSnapshot:
     from genai_prices.data_snapshot import get_snapshot
 
     return get_snapshot()
@@ -135,7 +135,7 @@ def _installed() -> DataSnapshot:
 
 def _snapshot() -> DataSnapshot:
     edition = _editions.get(_in_use)
-    return _installed() if edition is None else edition
+    return installed() if edition is None else edition
 
 
 def find(model: str, provider: str | None, date: str) -> Listed | None:
@@ -171,13 +171,12 @@ def _listed(owner: Any, info: Any, day: date) -> Listed | None:
     )
 
 
-def everything(body: bytes | None, day: str) -> dict[tuple[str, str], Price]:
-    """(provider, model) → price on a day, of a list in a text, or of the one in use."""
-    snapshot = _snapshot() if body is None else read(body)
+def everything(day: str, other: DataSnapshot | None = None) -> dict[tuple[str, str], Price]:
+    """(provider, model) → price on a day, of the list in use or of another one."""
     when = datetime.fromisoformat(day).date()
     return {
         (owner.id, info.id): listed.price
-        for owner in snapshot.providers
+        for owner in (other or _snapshot()).providers
         for info in owner.models
         if (listed := _listed(owner, info, when)) is not None
     }

@@ -123,6 +123,32 @@ def said(price: Price) -> dict[str, str]:
     return found
 
 
+UNIT_OF: Mapping[str, str] = {
+    "per_request": "request",
+    "per_image": "image",
+    "per_second": "second",
+    "per_search": "search",
+    "per_1k_characters": "1000 characters",
+}
+"""What a price key is the price of; the others are of 1M tokens."""
+
+
+def filled(price: Price, by: str, input_tokens: int = 0) -> dict[str, tuple[str, str]]:
+    """Every rate that a price comes to for a request of so many input tokens, with its fallbacks: price key → USD and
+    who says so (`by`, or `as input`).
+    """
+    chosen = chosen_tier(price, input_tokens)
+    found = dict(zip(METERS, _rates(chosen), strict=True))
+    told = {}
+    for key, (name, scale) in CONFIG_KEYS.items():
+        if getattr(chosen, name) is not None:
+            told[key] = (decimal_usd(found[name], scale), by)
+        elif name in TOKENS and any(getattr(chosen, other) is not None for other in TOKENS):
+            parent = PARENTS.get(name, "output" if name == "input" else "input")
+            told[key] = (decimal_usd(found[name], scale), f"as {parent}")
+    return told
+
+
 def decimal_usd(nano: int, parts: int = 1) -> str:
     """nano-USD / parts as an exact decimal of USD, without an exponent. `parts` has no prime factors but 2 and 5."""
     with localcontext(prec=60):
@@ -153,11 +179,16 @@ def _rates(price: Price) -> tuple[int, ...]:
 
 def rates(price: Price, input_tokens: int) -> tuple[int, ...]:
     """The rates that hold for a request of that many input tokens, in the order of `METERS`."""
+    return _rates(chosen_tier(price, input_tokens))
+
+
+def chosen_tier(price: Price, input_tokens: int) -> Price:
+    """The price that holds for a request of that many input tokens: itself, or that of a tier."""
     chosen = price
     for tier in price.tiers:
         if input_tokens > tier.above:
             chosen = tier.price
-    return _rates(chosen)
+    return chosen
 
 
 _quantities = msgspec.structs.astuple

@@ -95,8 +95,9 @@ def _changed(tx: Tx) -> None:
 # ── set, removed, listed ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def put(tx: Tx, prices: Mapping[Key, Price], from_ms: int | None = None, *, action: str = "prices.set") -> int:
-    """Set prices from a moment on (None: now), all or none of them. Returns the moment.
+def put(tx: Tx, prices: Mapping[Key, Price], from_ms: int | None = None, *, source: str | None = None) -> int:
+    """Set prices from a moment on (None: now), all or none of them. Returns the moment. `source`: the list that they
+    come from, which is told in the audit instead of each of them.
 
     Another one of the same model that begins at the very same moment is replaced; those that begin later stay. Raises
     Refusal where the moment is past.
@@ -107,13 +108,11 @@ def put(tx: Tx, prices: Mapping[Key, Price], from_ms: int | None = None, *, acti
     for key, price in prices.items():
         before = _holding(tx, key, begins_ms)
         _insert(tx, key, intern(tx, price).id, begins_ms)
-        audit.record(
-            tx,
-            action,
-            named(key),
-            before=msgspec.json.decode(before["body"]) if before and before["body"] else None,
-            after={"price": msgspec.json.decode(pricing.encode(price)), "from_ms": begins_ms},
-        )
+        if source is None:
+            after = {"price": pricing.said(price), "from_ms": begins_ms}
+            audit.record(tx, "prices.set", named(key), before=_told(before) if before else None, after=after)
+    if source is not None:
+        audit.record(tx, "prices.import", source, after={"prices": len(prices), "from_ms": begins_ms})
     _changed(tx)
     return begins_ms
 
@@ -134,7 +133,7 @@ def remove(tx: Tx, key: Key, from_ms: int | None = None) -> list[Row]:
     if not gone:
         what = "no price is set for" if from_ms is None else "no price that begins then is still to come for"
         raise Refusal(f"{what} {named(key)}: `llmgate prices` lists them", code="not_found")
-    audit.record(tx, "prices.remove", named(key), before=[_told(row) for row in gone])
+    audit.record(tx, "prices.remove", named(key), before={"prices": [_told(row) for row in gone]})
     _changed(tx)
     return gone
 
@@ -185,7 +184,7 @@ def _insert(tx: Tx, key: Key, price_id: int | None, from_ms: int) -> None:
 
 
 def _told(row: Row) -> dict[str, object]:
-    return {"price": msgspec.json.decode(row["body"]) if row["body"] else None, "from_ms": row["from_ms"]}
+    return {"price": pricing.said(pricing.decode(row["body"])) if row["body"] else None, "from_ms": row["from_ms"]}
 
 
 # ── catalogues ────────────────────────────────────────────────────────────────────────────────────────────────────────
