@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 
@@ -20,6 +20,7 @@ from .config import Config, ModelTable, Upstream
 from .errors import Refusal
 from .money import to_nano
 from .names import MODEL
+from .presets import Format
 from .pricebook import NOTHING_SET, Book, Kind
 from .pricing import FREE, Price, price_of, rates
 from .types import METERS, CostSource
@@ -134,6 +135,19 @@ def _target(
         routes=routes,
         max_output=next((table.max_output for table in tables if table.max_output), config.defaults.max_output),
     )
+
+
+def resolve_any(
+    config: Config, upstreams: Mapping[str, Upstream], model: str, date: str, book: Book = NOTHING_SET
+) -> Target:
+    """As `resolve`, in whichever format the model is served."""
+    refusals = []
+    for format in get_args(Format):  # noqa: A001
+        try:
+            return resolve(config, upstreams, model, date, format, book)
+        except Refusal as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
 
 
 def _places(

@@ -22,7 +22,10 @@ COLUMNS = (
 def between(
     before: Mapping[tuple[str, str], Price], after: Mapping[tuple[str, str], Price], *, gone: bool
 ) -> Iterator[Row]:
-    """One row per model that is priced otherwise. Names are (upstream or provider, model); `gone`: also what is missing."""
+    """One row per model that is priced otherwise; a name is (upstream or provider, model).
+
+    `gone`: also those that are missing.
+    """
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)
         if old == new or (new is None and not gone):

@@ -146,7 +146,7 @@ def price(
         calls=1,
     )
     config, book = config_of(ctx), book_of(ctx)
-    target = routing.resolve(config, known_upstreams(config), model, today(), book=book)
+    target = routing.resolve_any(config, known_upstreams(config), model, today(), book)
     route = _chosen(target, upstream)
     tariff = route.tariff
     charge = tariff.charge or tariff.cost

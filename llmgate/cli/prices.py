@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,6 +25,7 @@ from . import changes
 from .columns import Column, Kind, Row, Show
 from .context import book_of, config_of, open_store, today
 from .grammar import noun, verb
+from .lists import read_bytes, read_list
 from .output import listing, result, single
 from .session import Format, confirm, note, session
 from .suggest import nearest, unknown
@@ -246,7 +246,7 @@ def _short(price: Mapping[str, str]) -> str:
 def show(ctx: typer.Context, model: ModelName) -> None:
     """Explain the price of a model: every rate, where it comes from, and what was set for it over time."""
     config, book = config_of(ctx), book_of(ctx)
-    target = routing.resolve(config, known_upstreams(config), model, today(), book=book)
+    target = routing.resolve_any(config, known_upstreams(config), model, today(), book)
     rates = [row for route in target.routes for row in _rates(route)]
     names = {name.casefold() for route in target.routes for name in (model, route.model)}
     with open_store(ctx) as db:
@@ -342,23 +342,6 @@ def _by_name(found: Mapping[Key, Price]) -> dict[tuple[str, str], Price]:
     return {key[1:]: price for key, price in found.items()}
 
 
-def read_list(file: str, form: str) -> pricelists.Read:
-    """A price list in a file. Raises UsageError."""
-    try:
-        return pricelists.read(_bytes(file).decode("utf-8-sig"), form)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is no text in UTF-8") from error
-    except UsageError as error:
-        raise UsageError(f"{file}: {error.message}") from error
-
-
-def _bytes(file: str) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file} can't be read: {(error.strerror or str(error)).lower()}") from error
-
-
 # ── the catalogue ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 AllOption = Annotated[
@@ -385,7 +368,7 @@ def diff(
     """Show what another catalogue would change of list prices, and change nothing."""
     if file is None and not book_of(ctx).edition:
         note("the installed catalogue is in use: name a data.json to compare it with")
-    _compare(ctx, None if file is None else _bytes(file), everything)
+    _compare(ctx, None if file is None else read_bytes(file), everything)
 
 
 @verb(
@@ -415,7 +398,7 @@ def update(
     source = "installed"
     if not installed:
         source = file or url or _default_url()
-        body = _bytes(file) if file else _fetched(source)
+        body = read_bytes(file) if file else _fetched(source)
     told = _compare(ctx, body or None, everything)
     with open_store(ctx) as db:
         confirm(ctx, f"Use this catalogue from now on: {told}?")

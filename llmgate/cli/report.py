@@ -15,6 +15,7 @@ from ..store.db import Row as StoreRow
 from .columns import Column, Kind, Row, Show
 from .context import open_store
 from .grammar import alone, verb
+from .lists import read_list
 from .options import (
     KeyOption,
     ModelOption,
@@ -27,7 +28,6 @@ from .options import (
     words,
 )
 from .output import listing
-from .prices import read_list
 from .session import note
 from .suggest import unknown
 
