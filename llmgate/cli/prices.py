@@ -12,15 +12,16 @@ import typer
 from .. import catalogue, clock, pricelists, routing
 from ..clock import rfc3339
 from ..config import Config, known_upstreams
-from ..errors import UpstreamFailure, UsageError
+from ..errors import Refusal, UpstreamFailure, UsageError
 from ..money import to_nano
 from ..names import MODEL
 from ..pricebook import Key
 from ..pricebook import Kind as Of
-from ..pricing import CONFIG_KEYS, FREE, UNIT_OF, Price, decode, filled, price_of, said
+from ..pricing import CONFIG_KEYS, FREE, UNIT_OF, Price, decimal_usd, decode, filled, price_of, rates, said
 from ..store import prices
 from ..store.db import Row as StoreRow
 from ..store.db import Tx, now_ms
+from ..types import METERS
 from . import changes
 from .columns import Column, Kind, Row, Show
 from .context import book_of, config_of, open_store, today
@@ -119,7 +120,7 @@ def _row(row: StoreRow, at_ms: int) -> Row:
 def set_(
     ctx: typer.Context,
     model: ModelName,
-    rates: Annotated[
+    pairs: Annotated[
         list[str], typer.Argument(metavar="KEY=USD...", help=f"{', '.join(CONFIG_KEYS)}; or the word free.")
     ],
     upstream: UpstreamOption = None,
@@ -132,7 +133,7 @@ def set_(
     same model. What was used before keeps its price, and so do requests in flight. A rate that is left out falls back
     to input or output, never to nothing.
     """
-    key, price = _key(ctx, model, upstream, cost), _price(rates)
+    key, price = _key(ctx, model, upstream, cost), _price(pairs)
     with open_store(ctx) as db:
         with db.write() as tx:
             begins_ms = clock.begins_ms(from_, tx.now_ms, db.zone) if from_ is not None else None
@@ -150,6 +151,32 @@ def set_(
         if shown["until_at"] is not None:
             note(f"it holds until {rfc3339(shown['until_at'])}: another price is set from then on")
     _tell_config(config_of(ctx), key)
+    if begins_ms is None:
+        _tell_effect(ctx, key)
+
+
+def _tell_effect(ctx: typer.Context, key: Key) -> None:
+    """What an admin may not have meant: a name that nobody serves, a charge below the cost."""
+    _, upstream, model = key
+    config = config_of(ctx)
+    try:
+        target = routing.resolve_any(
+            config, known_upstreams(config), f"{upstream}/{model}" if upstream else model, today(), book_of(ctx)
+        )
+    except Refusal as refusal:
+        note(f"it is charged to nobody yet: {refusal.message}")
+        return
+    for route in target.routes:
+        charges, costs = (dict(zip(METERS, rates(price, 0), strict=True)) for price in _sides(route))
+        for meter in ("input", "output"):
+            if charges[meter] < costs[meter]:
+                told = f"{decimal_usd(charges[meter])} of ${decimal_usd(costs[meter])}"
+                note(f"below what {route.upstream.name} bills: {meter} ${told} per 1M ({route.tariff.cost_from})")
+
+
+def _sides(route: routing.Route) -> tuple[Price, Price]:
+    """The charge and the cost of a route."""
+    return route.tariff.charge or route.tariff.cost, route.tariff.cost
 
 
 def _tell_config(config: Config, key: Key) -> None:
@@ -180,11 +207,11 @@ def _key(ctx: typer.Context, model: str, upstream: str | None, cost: bool) -> Ke
     return Of.COST if cost else Of.CHARGE, upstream or "", model
 
 
-def _price(rates: list[str]) -> Price:
-    if rates == ["free"]:
+def _price(pairs: list[str]) -> Price:
+    if pairs == ["free"]:
         return FREE
     table: dict[str, str] = {}
-    for text in rates:
+    for text in pairs:
         key, equals, usd = text.partition("=")
         if not equals:
             raise UsageError(f"{text!r} is no rate: write KEY=USD, such as input=0.25, or the word free alone")
@@ -247,7 +274,7 @@ def show(ctx: typer.Context, model: ModelName) -> None:
     """Explain the price of a model: every rate, where it comes from, and what was set for it over time."""
     config, book = config_of(ctx), book_of(ctx)
     target = routing.resolve_any(config, known_upstreams(config), model, today(), book)
-    rates = [row for route in target.routes for row in _rates(route)]
+    told_rates = [row for route in target.routes for row in _rates(route)]
     names = {name.casefold() for route in target.routes for name in (model, route.model)}
     with open_store(ctx) as db:
         with db.read() as tx:
@@ -256,9 +283,9 @@ def show(ctx: typer.Context, model: ModelName) -> None:
             ]
         if session(ctx).wanted is Format.JSON:
             told = [{**row, **{at: row[at] and rfc3339(row[at]) for at in ("from_at", "until_at")}} for row in history]
-            single(ctx, SHOWN, {"model": model, "rates": rates, "history": told})
+            single(ctx, SHOWN, {"model": model, "rates": told_rates, "history": told})
             return
-        listing(ctx, RATES, rates, empty="")
+        listing(ctx, RATES, told_rates, empty="")
         if history and session(ctx).wanted is not Format.CSV:
             sys.stdout.write("\n")
             listing(ctx, COLUMNS, history, empty="", zone=db.zone)
@@ -267,7 +294,7 @@ def show(ctx: typer.Context, model: ModelName) -> None:
 def _rates(route: routing.Route) -> Iterator[Row]:
     """The rates of a route, and of each tier by the length of the input what differs."""
     tariff = route.tariff
-    charge = tariff.charge or tariff.cost
+    charge, _ = _sides(route)
     below: dict[str, tuple[object, object]] = {}
     for above in sorted({0, *(tier.above for price in (charge, tariff.cost) for tier in price.tiers)}):
         tokens = above + 1 if above else 0

@@ -364,3 +364,12 @@ def test_what_the_same_usage_would_have_cost(cli: Cli, tmp_path: Path) -> None:
     assert "rerated" in table
     assert "total" in table
     assert "no JSON" in cli("report", "--prices", write(cli, "bad.json", "{"), code=2).err
+
+
+def test_it_tells_what_may_not_have_been_meant(priced: Cli) -> None:
+    (priced.folder / "llmgate.toml").write_text(CONFIG + "[upstreams.mistral]\napi_key = 'x'\nformat = 'openai'\n")
+    told = priced("prices", "set", "gpt-4o", "input=2", "output=20").err
+    assert "below what openai bills: input $2 of $2.5 per 1M (catalogue: openai gpt-4o)" in told
+    assert "output" not in told.partition("below")[2]
+    assert "below" not in priced("prices", "set", "gpt-4o", "input=2.5", "output=10").err
+    assert "below" not in priced("prices", "set", "gpt-4o", "input=1", "output=1", "--from", "2199-01-01").err
