@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,6 @@ from .config import Config, ModelTable, Upstream
 from .errors import Refusal
 from .money import to_nano
 from .names import MODEL
-from .presets import Format
 from .pricebook import NOTHING_SET, Book, Kind
 from .pricing import FREE, Price, price_of, rates
 from .types import METERS, CostSource
@@ -142,9 +141,9 @@ def resolve_any(
 ) -> Target:
     """As `resolve`, in whichever format the model is served."""
     refusals = []
-    for format in get_args(Format):  # noqa: A001
+    for spoken in ASKED_AT:
         try:
-            return resolve(config, upstreams, model, date, format, book)
+            return resolve(config, upstreams, model, date, spoken, book=book)
         except Refusal as refusal:
             refusals.append(refusal)
     raise refusals[0]

@@ -604,6 +604,6 @@ def test_it_says_who_says_so() -> None:
 
 def test_the_listing_has_what_was_set() -> None:
     book = Book(prices={(Kind.CHARGE, "", "gpt-4o"): SetPrice(SET, 0)})
-    lines = {line.model: line for line in listing(*setup(OPENAI), DAY, book)}
+    lines = {line.model: line for line in listing(*setup(OPENAI), DAY, book=book)}
     assert (lines["gpt-4o"].input, lines["gpt-4o"].output) == (SET.input, SET.output)
     assert lines["gpt-4o-mini"].input == 150_000_000

@@ -49,7 +49,7 @@ def list_(
 ) -> None:
     """List the models that can be asked for, with what 1M tokens of each are charged."""
     config, book = config_of(ctx), book_of(ctx)
-    found = routing.listing(config, known_upstreams(config), today(), book)
+    found = routing.listing(config, known_upstreams(config), today(), book=book)
     rows = [_row(line) for line in found if _fits(line, search)]
     empty = f"no model has {search!r} in its name" if search else "there is no model: the config has no upstream"
     listing(ctx, COLUMNS, rows, empty=empty)
