@@ -21,7 +21,7 @@ NOT_THERE = Refusal("there is no such model for this key", code="model_not_found
 
 
 class Offer:
-    """What is offered in each dialect, made once a day, config and change of prices: catalogues have hundreds of models."""
+    """What is offered in each dialect, made once a day, config and change of prices: catalogues are long."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
