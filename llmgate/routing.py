@@ -307,14 +307,15 @@ def _route(config: Config, model: str, place: _Place, date: str, book: Book) -> 
     charge = own or flat
     # The price is also the cost where nobody says otherwise. An upstream that reports its cost may, and the charge is
     # the price all the same. A flat rate prices what an admin has named, or runs; what nobody knows stays refused.
-    named = any(name in config.models for name in names) or (upstream.catalogue is None and upstream.preset is not None)
+    named = any(name in config.models for name in names)
+    ran_here = upstream.catalogue is None and upstream.preset is not None
     tiers: Mapping[str, Price] = {}
     source = CostSource.CONFIG
     if cost is None and listed:
         cost = _Said(listed.price, f"catalogue: {listed.provider} {listed.model}")
         source, tiers = CostSource.CATALOGUE, listed.service_tiers
     elif cost is None:
-        cost = own or (flat if named else None)
+        cost = own or (flat if named or ran_here else None)
     if cost is None:
         raise _unpriced(model, place, known=named or catalogue.provider_of(place.model) is not None)
     return Route(
