@@ -31,7 +31,9 @@ STAND_INS = (
     (r"/\S*/llmgate-docs-\w+/", ""),
 )
 
-NOT_INHERITED = re.compile(r"LLMGATE_.*|.*_API_KEY|.*_BASE_URL|DATABASE_PATH|PROXY_LOG_PATH|XDG_.*|NO_COLOR")
+NOT_INHERITED = re.compile(
+    r"LLMGATE_.*|.*_API_KEY|.*_BASE_URL|DATABASE_PATH|PROXY_LOG_PATH|MODEL_PRICING_JSON|XDG_.*|NO_COLOR"
+)
 
 _folder = Path(tempfile.mkdtemp(prefix="llmgate-docs-"))
 _env = {name: value for name, value in os.environ.items() if not NOT_INHERITED.fullmatch(name)}

@@ -113,6 +113,14 @@ def expires_ms(text: str, now_ms: int, tz: ZoneInfo) -> int:
     return end_ms
 
 
+def begins_ms(text: str, now_ms: int, tz: ZoneInfo) -> int:
+    """When something begins that is to begin in `7d`, or on a date, which is with the first instant of that day."""
+    when = _when(text, now_ms, tz)
+    if isinstance(when, Duration):
+        return _shifted(when, now_ms, tz, 1, text)
+    return _moment_ms(when) if isinstance(when, datetime) else day_start_ms(when, tz)
+
+
 def local_day(ms: int, tz: ZoneInfo) -> date:
     """The day that an instant falls on in a zone."""
     return _moment(ms).astimezone(tz).date()

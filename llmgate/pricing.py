@@ -12,7 +12,7 @@ A rate that a price doesn't name falls back to its parent (`PARENTS`), never to 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from functools import lru_cache
 
 import msgspec
@@ -109,6 +109,52 @@ def price_of(table: Mapping[str, Decimal | int] | str) -> Price:
     return msgspec.convert(found, Price)
 
 
+def said(price: Price) -> dict[str, str]:
+    """A price as an admin would write it: price keys → exact decimals of USD, `input above 200000` for a tier's."""
+    found = {}
+    for key, (name, scale) in CONFIG_KEYS.items():
+        rate = getattr(price, name)
+        if rate is not None:
+            found[key] = decimal_usd(rate, scale)
+    for tier in price.tiers:
+        for key, text in said(tier.price).items():
+            if text != found.get(key):
+                found[f"{key} above {tier.above}"] = text
+    return found
+
+
+UNIT_OF: Mapping[str, str] = {
+    "per_request": "request",
+    "per_image": "image",
+    "per_second": "second",
+    "per_search": "search",
+    "per_1k_characters": "1000 characters",
+}
+"""What a price key is the price of; the others are of 1M tokens."""
+
+
+def filled(price: Price, by: str, input_tokens: int = 0) -> dict[str, tuple[str, str]]:
+    """Every rate that a price comes to for a request of so many input tokens, with its fallbacks: price key → USD and
+    who says so (`by`, or `as input`).
+    """
+    chosen = chosen_tier(price, input_tokens)
+    found = dict(zip(METERS, _rates(chosen), strict=True))
+    told = {}
+    for key, (name, scale) in CONFIG_KEYS.items():
+        if getattr(chosen, name) is not None:
+            told[key] = (decimal_usd(found[name], scale), by)
+        elif name in TOKENS and any(getattr(chosen, other) is not None for other in TOKENS):
+            parent = PARENTS.get(name, "output" if name == "input" else "input")
+            told[key] = (decimal_usd(found[name], scale), f"as {parent}")
+    return told
+
+
+def decimal_usd(nano: int, parts: int = 1) -> str:
+    """nano-USD / parts as an exact decimal of USD, without an exponent. `parts` has no prime factors but 2 and 5."""
+    with localcontext(prec=60):
+        return f"{(Decimal(nano).scaleb(-9) / parts).normalize():f}"
+
+
 @lru_cache(maxsize=4096)
 def _rates(price: Price) -> tuple[int, ...]:
     """Every rate of one price with its fallbacks filled in, in the order of `METERS`.
@@ -133,11 +179,16 @@ def _rates(price: Price) -> tuple[int, ...]:
 
 def rates(price: Price, input_tokens: int) -> tuple[int, ...]:
     """The rates that hold for a request of that many input tokens, in the order of `METERS`."""
+    return _rates(chosen_tier(price, input_tokens))
+
+
+def chosen_tier(price: Price, input_tokens: int) -> Price:
+    """The price that holds for a request of that many input tokens: itself, or that of a tier."""
     chosen = price
     for tier in price.tiers:
         if input_tokens > tier.above:
             chosen = tier.price
-    return _rates(chosen)
+    return chosen
 
 
 _quantities = msgspec.structs.astuple

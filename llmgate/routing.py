@@ -1,7 +1,7 @@
 """Model → routes and prices: who may answer for a name, what they bill for it, and what the account pays.
 
-Pure: a config's upstreams and models and the price catalogue in, a `Target` out. Nothing here remembers anything; the
-daemon keeps what was resolved for as long as its config and the day last.
+Pure: a config's upstreams and models, the prices set and the price catalogue in, a `Target` out. Nothing here remembers
+anything; the daemon keeps what was resolved for as long as its config, the prices and the day last.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from . import catalogue
 from .catalogue import Listed
+from .clock import rfc3339
 from .config import Config, ModelTable, Upstream
 from .errors import Refusal
 from .money import to_nano
 from .names import MODEL
+from .pricebook import NOTHING_SET, Book, Kind
 from .pricing import FREE, Price, price_of, rates
 from .types import METERS, CostSource
 
@@ -45,6 +47,9 @@ class Tariff(NamedTuple):
     """None: charged at cost."""
     service_tiers: Mapping[str, Price]
     """Costs by service tier, where the vendor prices it apart."""
+    cost_from: str = ""
+    charge_from: str = ""
+    """Who says so, in words."""
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,19 +97,20 @@ def resolve(
     format: str = "openai",  # noqa: A002
     *,
     free: bool = False,
+    book: Book = NOTHING_SET,
 ) -> Target:
-    """Where a model is served and at what price, on a date (`YYYY-MM-DD`). `free`: for requests that nobody
-    bills, so that no price is needed.
+    """Where a model is served and at what price, on a date (`YYYY-MM-DD`) and by the prices set at this moment. `free`:
+    for requests that nobody bills, so that no price is needed.
 
     Raises Refusal `model_not_found` or `model_not_priced`, with the line that an admin would write to cure it.
     """
     if not MODEL.fullmatch(model):
         raise Refusal("a model's name has letters, digits and . _ : @ / - only", param="model")
-    target = _target(config, upstreams, model, date, format, free=free)
+    target = _target(config, upstreams, model, date, format, free=free, book=book)
     table = config.models.get(model)
     if table is None or not table.fallbacks:
         return target
-    fallbacks = tuple(_target(config, upstreams, name, date, format, free=free) for name in table.fallbacks)
+    fallbacks = tuple(_target(config, upstreams, name, date, format, free=free, book=book) for name in table.fallbacks)
     return msgspec.structs.replace(target, fallbacks=fallbacks)
 
 
@@ -116,10 +122,11 @@ def _target(
     format: str,  # noqa: A002
     *,
     free: bool,
+    book: Book,
 ) -> Target:
     table = config.models.get(model)
     places = _speaking(_places(upstreams, model, table, format), model, format)
-    routes = tuple(_free_route(place) if free else _route(config, model, place, date) for place in places)
+    routes = tuple(_free_route(place) if free else _route(config, model, place, date, book) for place in places)
     tables = [table for place in places for table in _entries(config, model, place)]
     return Target(
         model=model,
@@ -127,6 +134,19 @@ def _target(
         routes=routes,
         max_output=next((table.max_output for table in tables if table.max_output), config.defaults.max_output),
     )
+
+
+def resolve_any(
+    config: Config, upstreams: Mapping[str, Upstream], model: str, date: str, book: Book = NOTHING_SET
+) -> Target:
+    """As `resolve`, in whichever format the model is served."""
+    refusals = []
+    for spoken in ASKED_AT:
+        try:
+            return resolve(config, upstreams, model, date, spoken, book=book)
+        except Refusal as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
 
 
 def _places(
@@ -190,46 +210,125 @@ def _free_route(place: _Place) -> Route:
 
 
 def _entries(config: Config, model: str, place: _Place) -> Iterator[ModelTable]:
-    """The `[models]` entries that a place belongs to, whatever name it was asked by: no alias gets round their price.
+    """The `[models]` entries that a place belongs to."""
+    return (config.models[name] for name in _goes_by(config, model, place) if name in config.models)
 
-    First the one of the name that was asked for; then the one of the upstream's own name for the model; and, unless
-    the name has an entry of its own, those that route there. Capitals don't count, as they don't to some upstreams.
+
+def _goes_by(config: Config, model: str, place: _Place) -> tuple[str, ...]:
+    """The names whose prices a place has, whatever name it was asked by: no alias gets round their price.
+
+    First the one that was asked for; then the upstream's own name for the model; and, unless the name that was asked
+    for has an entry of its own, those whose entries route there. Capitals don't count, as they don't to some upstreams.
     """
-    own = config.models.get(model)
-    if own:
-        yield own
     wanted = place.model.casefold()
-    alike = [name for name, table in config.models.items() if not table.routes and name.casefold() == wanted]
-    yield from (config.models[name] for name in sorted(alike, key=lambda name: name != place.model))
-    if own:
-        return
-    for name, table in config.models.items():
-        for route in table.routes:
-            if route.upstream == place.upstream.name and (route.model or name).casefold() == wanted:
-                yield table
+    alike = {name for name, table in config.models.items() if not table.routes and name.casefold() == wanted}
+    if not any(table.routes and name.casefold() == wanted for name, table in config.models.items()):
+        alike.add(place.model)  # which may have a price without an entry
+    names = [model, *sorted(alike, key=lambda name: (name != place.model, name))]
+    if model not in config.models:
+        names += [
+            name
+            for name, table in config.models.items()
+            for route in table.routes
+            if route.upstream == place.upstream.name and (route.model or name).casefold() == wanted
+        ]
+    return tuple(dict.fromkeys(names))
 
 
-def _route(config: Config, model: str, place: _Place, date: str) -> Route:
-    tables = list(_entries(config, model, place))
+DATED = re.compile(r"(?P<stem>.+?)(?:-\d{4}-\d{2}-\d{2}|[-@]\d{8}|-\d{4})")
+"""A model's name with the date of a snapshot of it: `gpt-4o-2024-08-06`, `claude-sonnet-4-5-20250929`, `gpt-4-0613`."""
+
+
+def _stem(config: Config, place: _Place, date: str, book: Book) -> tuple[str, ...]:
+    """The name without its date, where that has a price and the catalogue says that both are the same model at the same
+    price: else a snapshot's name would get round the price of its model, and a model that only sounds alike would be
+    charged by it.
+    """
+    dated = DATED.fullmatch(place.model)
+    if dated is None:
+        return ()
+    stem = dated["stem"]
+    alike = [name for name in config.models if name.casefold() == stem.casefold()]
+    priced = alike or book.knows(stem, place.upstream.name) or _listed_at(config, stem)
+    if not priced or any(config.models[name].routes for name in alike):
+        return ()
+    ours, theirs = (_listed(place.upstream, name, date) for name in (place.model, stem))
+    return (*alike, stem) if ours and ours == theirs else ()
+
+
+def _listed_at(config: Config, name: str) -> Price | None:
+    return config.listed.get(name.casefold())
+
+
+class _Said(NamedTuple):
+    """A price, and who says so."""
+
+    price: Price
+    by: str
+
+
+def _set(book: Book, kind: Kind, upstream: str, name: str) -> _Said | None:
+    found = book.find(kind, upstream, name)
+    return _Said(found.price, f"set for {name} since {rfc3339(found.from_ms)}") if found else None
+
+
+def _written(table: Any, where: str) -> _Said | None:
+    return _Said(price_of(table), where) if table else None
+
+
+def _said(config: Config, kind: Kind, place: _Place, names: Sequence[str], book: Book) -> _Said | None:
+    """Who says the charge or the cost of a place, apart from the catalogue and the flat rate.
+
+    What belongs to a name nearer to the one that was asked for goes before what belongs to another; of one name, what
+    was set in the database before what the config says, because it is the later act; then what the config says of all
+    models of the upstream; then the environment.
+    """
+    upstream, option = place.upstream, "price" if kind is Kind.CHARGE else "cost"
+    for name in names:
+        said = _set(book, kind, upstream.name, name)
+        if said is None and name in config.models:
+            said = _written(getattr(config.models[name], option), f"[models.{_quoted(name)}] {option}")
+        if said is not None:
+            return said
+    said = _written(getattr(upstream, option), f"[upstreams.{upstream.name}] {option}")
+    if said is None and kind is Kind.CHARGE:
+        listed = next((price for name in names if (price := _listed_at(config, name))), None)
+        said = _Said(listed, "$MODEL_PRICING_JSON") if listed else None
+    return said
+
+
+def _route(config: Config, model: str, place: _Place, date: str, book: Book) -> Route:
+    names = (*_goes_by(config, model, place), *_stem(config, place, date, book))
     upstream = place.upstream
     listed = _listed(upstream, place.model, date)
-    charge_table = next((table.price for table in tables if table.price), upstream.price)
-    cost_table = next((table.cost for table in tables if table.cost), upstream.cost)
-    charge = price_of(charge_table) if charge_table is not None else _flat(config.defaults.flat_rate)
-    if cost_table is not None:
-        tariff = Tariff(price_of(cost_table), CostSource.CONFIG, charge, {})
-    elif listed:
-        tariff = Tariff(listed.price, CostSource.CATALOGUE, charge, listed.service_tiers)
-    elif charge_table is not None:
-        # The price is also the cost where nobody says otherwise. An upstream that reports its cost may, and the charge
-        # is the price all the same.
-        tariff = Tariff(price_of(charge_table), CostSource.CONFIG, charge, {})
-    else:
-        raise _unpriced(model, place, known=bool(tables) or catalogue.provider_of(place.model) is not None)
+    own = _said(config, Kind.CHARGE, place, names, book)
+    cost = _said(config, Kind.COST, place, names, book)
+    flat = _flat(config.defaults.flat_rate)
+    charge = own or flat
+    # The price is also the cost where nobody says otherwise. An upstream that reports its cost may, and the charge is
+    # the price all the same. A flat rate prices what an admin has named, or runs; what nobody knows stays refused.
+    named = any(name in config.models for name in names)
+    ran_here = upstream.catalogue is None and upstream.preset is not None
+    tiers: Mapping[str, Price] = {}
+    source = CostSource.CONFIG
+    if cost is None and listed:
+        cost = _Said(listed.price, f"catalogue: {listed.provider} {listed.model}")
+        source, tiers = CostSource.CATALOGUE, listed.service_tiers
+    elif cost is None:
+        cost = own or (flat if named or ran_here else None)
+    if cost is None:
+        raise _unpriced(model, place, known=named or catalogue.provider_of(place.model) is not None)
     return Route(
         upstream=upstream,
         model=place.model,
-        tariff=tariff,
+        tariff=Tariff(
+            cost=cost.price,
+            source=source,
+            charge=charge.price if charge else None,
+            service_tiers=tiers,
+            cost_from=cost.by,
+            charge_from=charge.by if charge else f"the cost ({cost.by})",
+        ),
         context_window=listed.context_window if listed else None,
         weight=place.weight,
     )
@@ -269,14 +368,17 @@ def _listed(upstream: Upstream, model: str, date: str) -> Listed | None:
     return catalogue.find(model, catalogue.provider_at(upstream.base_url), date)
 
 
-def _flat(rate: Decimal | None) -> Price | None:
-    return None if rate is None else Price(input=to_nano(rate), output=to_nano(rate))
+def _flat(rate: Decimal | None) -> _Said | None:
+    if rate is None:
+        return None
+    return _Said(Price(input=to_nano(rate), output=to_nano(rate)), "[defaults] flat_rate")
 
 
 def _unpriced(model: str, place: _Place, *, known: bool) -> Refusal:
     cure = (
-        f'the admin adds `price = {{ input = …, output = … }}` (or "free") under [models.{_quoted(model)}] '
-        f"or [upstreams.{place.upstream.name}] in llmgate.toml"
+        f"the admin runs `llmgate prices set {model} input=… output=…` (or `… free`), or adds `price = "
+        f'{{ input = …, output = … }}` (or "free") under [models.{_quoted(model)}] or '
+        f"[upstreams.{place.upstream.name}] in llmgate.toml"
     )
     if known:
         return Refusal(f"{model!r} has no price: {cure}", code="model_not_priced", param="model")
@@ -304,18 +406,22 @@ class Listing(NamedTuple):
 
 
 def listing(
-    config: Config, upstreams: Mapping[str, Upstream], date: str, formats: Sequence[str] = tuple(ASKED_AT)
+    config: Config,
+    upstreams: Mapping[str, Upstream],
+    date: str,
+    formats: Sequence[str] = tuple(ASKED_AT),
+    book: Book = NOTHING_SET,
 ) -> Iterator[Listing]:
     """Every model that can be asked for by name and has a price: own entries first, then each upstream's list."""
     seen = set()
     for name in config.models:
-        yield from lines(config, upstreams, name, date, formats)
+        yield from lines(config, upstreams, name, date, formats, book)
         seen.add(name)
     for upstream in upstreams.values():
         for name in _names(upstream):
             asked = name if name not in seen else f"{upstream.name}/{name}"
             seen.add(name)
-            yield from lines(config, upstreams, asked, date, formats)
+            yield from lines(config, upstreams, asked, date, formats, book)
 
 
 def _names(upstream: Upstream) -> list[str]:
@@ -336,11 +442,12 @@ def lines(
     model: str,
     date: str,
     formats: Sequence[str] = tuple(ASKED_AT),
+    book: Book = NOTHING_SET,
 ) -> Iterator[Listing]:
     """A model's routes with what the account pays, in the first of the formats that it is served in."""
     for spoken in formats:
         try:
-            target = resolve(config, upstreams, model, date, spoken)
+            target = resolve(config, upstreams, model, date, spoken, book=book)
         except Refusal:
             continue  # a name that nobody could use is no offer
         for route in target.routes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from fractions import Fraction
 import pytest
 from genai_prices import Usage, calc_price
 from genai_prices.data_snapshot import DataSnapshot
+from genai_prices.data_units import unit_data
 from genai_prices.types import (
     ClauseEquals,
     ClauseStartsWith,
@@ -29,6 +31,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmgate import catalogue
+from llmgate.errors import UsageError
 from llmgate.money import NANO
 from llmgate.presets import PRESETS
 from llmgate.pricing import Price, Tier, amount
@@ -239,8 +242,34 @@ MODELS = [
         match=ClauseEquals("brush"),
         prices=ModelPrice(input_mtok=usd("5"), output_mtok=usd("10"), output_image_mtok=usd("32")),
     ),
+    ModelInfo(
+        id="painter",
+        match=ClauseEquals("painter"),
+        prices=ModelPrice(
+            input_mtok=usd("1"),
+            input_image_mtok=usd("2"),
+            input_video_mtok=usd("3"),
+            cache_read_mtok=usd("0.5"),
+            cache_image_read_mtok=usd("0.75"),
+            output_mtok=usd("4"),
+            output_image_mtok=usd("5"),
+            output_video_mtok=usd("6"),
+            output_citation_mtok=usd("4.5"),
+            storage_searches_kcount=usd("2"),
+        ),
+    ),
     ModelInfo(id="noisy", match=ClauseEquals("noisy"), prices=ModelPrice(input_mtok=usd("0.08333333333333334"))),
     ModelInfo(id="gift", match=ClauseEquals("gift"), prices=ModelPrice()),
+    ModelInfo(
+        id="reader",
+        match=ClauseEquals("reader"),
+        prices=ModelPrice(input_mtok=usd("1"), output_mtok=usd("2"), input_document_kpages=usd("1")),
+    ),
+    ModelInfo(
+        id="voice",
+        match=ClauseEquals("voice"),
+        prices=ModelPrice(audio_hours=usd("1"), input_text_messages_kcount=usd("1")),
+    ),
     ModelInfo(id="pages", match=ClauseEquals("pages"), prices=ModelPrice(input_document_kpages=usd("1"))),
 ]
 
@@ -250,9 +279,9 @@ def own_list(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     zoo = Provider(id="zoo", name="Zoo", api_pattern=r"https://api\.zoo\.example", models=MODELS)
     snapshot = DataSnapshot(providers=[zoo], from_auto_update=False)
     monkeypatch.setattr(catalogue, "_snapshot", lambda: snapshot)
-    catalogue.find.cache_clear()
+    catalogue._find.cache_clear()
     yield
-    catalogue.find.cache_clear()
+    catalogue._find.cache_clear()
 
 
 @pytest.mark.usefixtures("own_list")
@@ -301,6 +330,11 @@ class TestAListOfOurOwn:
             ("senses", Meters(cached_input=1_000_000), 1 * NANO),
             ("senses", Meters(cache_write=1_000_000), 7 * NANO),
             ("senses", Meters(cache_write_1h=1_000_000), 7 * NANO),
+            ("painter", Meters(image_input=1_000_000), 3 * NANO),
+            ("painter", Meters(audio_output=1_000_000), 6 * NANO),
+            ("painter", Meters(cached_input=1_000_000), NANO // 2),
+            ("painter", Meters(output=1_000_000), 4_500_000_000),
+            ("painter", Meters(searches=1), 2_000_000),
             ("noisy", Meters(input=1_000_000), 83_333_334),
             ("noisy", Meters(output=1_000_000), 83_333_334),
         ],
@@ -310,7 +344,7 @@ class TestAListOfOurOwn:
     ) -> None:
         assert amount(meters, found(model, "zoo").price) == nano
 
-    @pytest.mark.parametrize("model", ["gift", "pages"])
+    @pytest.mark.parametrize("model", ["gift", "pages", "reader", "voice"])
     def test_a_model_that_is_listed_without_a_price_that_we_meter_is_unpriced(self, model: str) -> None:
         assert catalogue.find(model, "zoo", DAY) is None
         assert catalogue.lists(model, "zoo")
@@ -392,3 +426,64 @@ def test_the_library_is_imported_at_the_first_look_up() -> None:
         "catalogue.find('gpt-4o', 'openai', '2026-11-20'); assert 'genai_prices' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# ── editions ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+NEWER = json.dumps(
+    [
+        {
+            "id": "openai",
+            "name": "OpenAI",
+            "api_pattern": "https://api\\.openai\\.com",
+            "model_match": {"starts_with": "gpt-"},
+            "models": [
+                {"id": "gpt-4o", "match": {"equals": "gpt-4o"}, "prices": {"input_mtok": 7, "output_mtok": 8}},
+                {"id": "gpt-9", "match": {"equals": "gpt-9"}, "prices": {"input_mtok": 1, "output_mtok": 2}},
+            ],
+        }
+    ]
+).encode()
+
+
+@pytest.fixture
+def newer() -> Iterator[str]:
+    edition = catalogue.edition_of(NEWER)
+    catalogue.use(edition, catalogue.packed(NEWER))
+    yield edition
+    catalogue.use("", b"")
+
+
+def test_another_edition_is_looked_up_in_and_can_be_left_again(newer: str) -> None:
+    assert found("gpt-4o", "openai").price == Price(input=7 * NANO, output=8 * NANO)
+    assert catalogue.provider_of("gpt-9") == "openai"
+    assert catalogue.find("gpt-4.1", "openai", DAY) is None
+    assert set(catalogue.everything(DAY)) == {("openai", "gpt-4o"), ("openai", "gpt-9")}
+    catalogue.use("", b"")
+    assert found("gpt-4o", "openai").price.input == 2_500_000_000
+    assert catalogue.provider_of("gpt-4.1") == "openai"
+    catalogue.use(newer, catalogue.packed(NEWER))
+    assert found("gpt-4o", "openai").price.input == 7 * NANO
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"[1]", b'[{"id": "x"}]', b"\xff", b"[" * 100_000])
+def test_what_is_no_catalogue(body: bytes) -> None:
+    with pytest.raises(UsageError, match=r"no data\.json of genai-prices"):
+        catalogue.read(body)
+
+
+def test_every_unit_of_the_library_is_metered_bounded_or_refused() -> None:
+    """A new version of the library with a unit that we don't know makes this fail, rather than making it free."""
+    keys = {unit["price_key"] for unit in unit_data.values()}
+    metered = catalogue.TOKEN_KEYS.keys() | catalogue.COUNT_KEYS.keys()
+    bounded = {key for key in keys if catalogue.CACHED_MEDIA.fullmatch(key)}
+    assert metered <= keys
+    assert {key for key in keys - metered - bounded if not key.endswith("_mtok")} == {
+        "input_document_kpages",
+        "input_annotated_document_kpages",
+        "input_text_messages_kcount",
+        "input_gpixels",
+    }
+    tools = {key for key in keys - metered - bounded if key.endswith("_mtok")}
+    assert all("tool" in key or "reasoning" in key or "citation" in key for key in tools)

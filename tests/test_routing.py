@@ -13,8 +13,9 @@ from llmgate import catalogue
 from llmgate.config import Config, Upstream, known_upstreams, parse
 from llmgate.errors import Refusal
 from llmgate.names import MODEL
+from llmgate.pricebook import NOTHING_SET, Book, Kind, SetPrice
 from llmgate.pricing import FREE, Price, price_of, rates
-from llmgate.routing import Chance, Target, listing, ordered, resolve
+from llmgate.routing import Chance, Target, Tariff, listing, ordered, resolve
 from llmgate.types import CostSource
 
 DAY = "2026-11-20"
@@ -489,3 +490,120 @@ def test_every_line_of_the_listing_can_be_asked_for() -> None:
     for line in lines:
         found = resolve(config, upstreams, line.model, DAY)
         assert line.upstream in [route.upstream.name for route in found.routes]
+
+
+# ── prices that were set ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tariff(text: str, model: str, book: Book = NOTHING_SET, listed: Mapping[str, Price] | None = None) -> Tariff:
+    config, upstreams = setup(text)
+    config = msgspec.structs.replace(config, listed=listed or {})
+    return resolve(config, upstreams, model, DAY, book=book).routes[0].tariff
+
+
+SET = price_of({"input": 7, "output": 7})
+PRICED = f"{OPENAI}\n[models.gpt-4o]\n{DEAR}"
+ALIAS = f'{OPENAI}\n[models.fast]\nroutes = [{{ upstream = "openai", model = "gpt-4o" }}]\n'
+ELSEWHERE = f'{OPENAI}{MISTRAL}[models.gpt-4o]\nroutes = [{{ upstream = "mistral", model = "mistral-large-latest" }}]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "set_for", "charge"),
+    [
+        (OPENAI, "gpt-4o", ("", "gpt-4o"), SET),
+        (OPENAI, "openai/gpt-4o", ("", "gpt-4o"), SET),
+        (OPENAI, "openai/GPT-4o", ("", "gpt-4o"), SET),
+        (OPENAI, "gpt-4o", ("openai", "gpt-4o"), SET),
+        (OPENAI, "gpt-4o", ("azure", "gpt-4o"), None),
+        (OPENAI, "gpt-4o-mini", ("", "gpt-4o"), None),
+        (PRICED, "gpt-4o", ("", "gpt-4o"), SET),
+        (PRICED, "openai/gpt-4o", ("", "GPT-4o"), SET),
+        (PRICED, "gpt-4o", ("", "other"), DEAR_PRICE),
+        (f"defaults.flat_rate = 20\n{OPENAI}", "gpt-4o", ("", "gpt-4o"), SET),
+        (f"{OPENAI}{DEAR}", "gpt-4o", ("", "gpt-4o"), SET),
+        # an alias has its own price; else that of what it routes to, however that is called
+        (f"{ALIAS}{DEAR}", "fast", ("", "gpt-4o"), DEAR_PRICE),
+        (f"{ALIAS}{DEAR}", "fast", ("", "fast"), SET),
+        (f"{ALIAS}{DEAR}", "openai/gpt-4o", ("", "fast"), SET),
+        (f"{ALIAS}{DEAR}", "openai/gpt-4o", ("", "gpt-4o"), SET),
+        (ALIAS, "fast", ("", "gpt-4o"), SET),
+        # a name that routes elsewhere is not the upstream's own name
+        (ELSEWHERE, "openai/gpt-4o", ("", "gpt-4o"), None),
+        # a snapshot of a model has its price, where the catalogue says that it is one, at the same price
+        (OPENAI, "gpt-4o-2024-08-06", ("", "gpt-4o"), SET),
+        (PRICED, "gpt-4o-2024-08-06", ("", "other"), DEAR_PRICE),
+        (PRICED, "gpt-4o-2024-05-13", ("", "other"), None),
+        (PRICED, "gpt-4o-mini-2024-07-18", ("", "other"), None),
+        (PRICED, "gpt-4o-2024-08-06", ("", "gpt-4o-2024-08-06"), SET),
+    ],
+)  # fmt: skip
+def test_who_says_the_charge(text: str, model: str, set_for: tuple[str, str], charge: Price | None) -> None:
+    upstream, name = set_for
+    book = Book(prices={(Kind.CHARGE, upstream, name.casefold()): SetPrice(SET, 0)})
+    found = tariff(text, model, book)
+    assert found.charge == charge
+    assert found.source is CostSource.CATALOGUE
+    assert found.cost != SET
+
+
+def test_a_cost_that_was_set_goes_before_config_and_catalogue() -> None:
+    book = Book(prices={(Kind.COST, "", "gpt-4o"): SetPrice(SET, 0)})
+    for text in (OPENAI, f"{OPENAI}cost = {{ input = 1 }}\n", f"{PRICED}cost = {{ input = 1 }}\n"):
+        found = tariff(text, "gpt-4o", book)
+        assert (found.cost, found.source, found.service_tiers) == (SET, CostSource.CONFIG, {})
+    assert tariff(PRICED, "gpt-4o", book).charge == DEAR_PRICE
+
+
+def test_a_price_that_was_set_prices_what_nobody_knows() -> None:
+    book = Book(prices={(Kind.CHARGE, "", "my-llama"): SetPrice(SET, 0)})
+    found = tariff(LOCAL, "my-llama", book)
+    assert (found.charge, found.cost, found.source) == (SET, SET, CostSource.CONFIG)
+    assert tariff(LOCAL, "gpu1/my-llama", book).charge == SET
+    free = Book(prices={(Kind.CHARGE, "", "my-llama"): SetPrice(FREE, 0)})
+    assert tariff(LOCAL, "my-llama", free).charge == FREE
+
+
+def test_prices_of_the_environment_hold_where_the_config_says_nothing() -> None:
+    listed = {"gpt-4o": SET, "my-llama": SET}
+    assert tariff(OPENAI, "gpt-4o", listed=listed).charge == SET
+    assert tariff(OPENAI, "gpt-4o-2024-08-06", listed=listed).charge == SET
+    assert tariff(f"defaults.flat_rate = 20\n{OPENAI}", "openai/GPT-4o", listed=listed).charge == SET
+    assert tariff(PRICED, "gpt-4o", listed=listed).charge == DEAR_PRICE
+    assert tariff(f"{OPENAI}{DEAR}", "gpt-4o", listed=listed).charge == DEAR_PRICE
+    assert tariff(LOCAL, "my-llama", listed=listed).cost == SET
+
+
+def test_a_flat_rate_prices_what_an_admin_has_named_or_runs() -> None:
+    """It is the cost too, where nobody knows that. What is in no list and no entry may be a typo."""
+    flat = price_of({"input": 20, "output": 20})
+    for text, model in (
+        (f"{LOCAL}\n[models.big]\nmax_output = 5", "big"),
+        (f"{LOCAL}\n[models.big]\nmax_output = 5", "gpu1/big"),
+        (f'{LOCAL}\n[models.big]\nroutes = [{{ upstream = "gpu1", model = "x" }}]', "gpu1/x"),
+        (OLLAMA, "llama3.2"),
+    ):
+        found = tariff(f"defaults.flat_rate = 20\n{text}", model)
+        assert (found.charge, found.cost, found.source) == (flat, flat, CostSource.CONFIG)
+    for text in (LOCAL, OPENAI):
+        with pytest.raises(Refusal) as error:
+            tariff(f"defaults.flat_rate = 20\n{text}", "my-llama")
+        assert error.value.code == "model_not_found"
+
+
+def test_it_says_who_says_so() -> None:
+    book = Book(prices={(Kind.CHARGE, "", "gpt-4o"): SetPrice(SET, 1_800_000_000_000)})
+    found = tariff(OPENAI, "gpt-4o", book)
+    assert found.charge_from == "set for gpt-4o since 2027-01-15T08:00:00.000Z"
+    assert found.cost_from == "catalogue: openai gpt-4o"
+    assert tariff(OPENAI, "gpt-4o").charge_from == "the cost (catalogue: openai gpt-4o)"
+    assert tariff(PRICED, "gpt-4o").charge_from == "[models.gpt-4o] price"
+    assert tariff(f"{OPENAI}{DEAR}", "gpt-4o").charge_from == "[upstreams.openai] price"
+    assert tariff(f"defaults.flat_rate = 20\n{OPENAI}", "gpt-4o").charge_from == "[defaults] flat_rate"
+    assert tariff(OPENAI, "gpt-4o", listed={"gpt-4o": SET}).charge_from == "$MODEL_PRICING_JSON"
+
+
+def test_the_listing_has_what_was_set() -> None:
+    book = Book(prices={(Kind.CHARGE, "", "gpt-4o"): SetPrice(SET, 0)})
+    lines = {line.model: line for line in listing(*setup(OPENAI), DAY, book=book)}
+    assert (lines["gpt-4o"].input, lines["gpt-4o"].output) == (SET.input, SET.output)
+    assert lines["gpt-4o-mini"].input == 150_000_000

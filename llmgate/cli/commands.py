@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
     ),
     "What is used": (
         Entry("models", "models", "Models: what can be asked for, and what it is charged."),
+        Entry("prices", "prices", "Prices: what models are charged and cost, and from when on."),
         Entry("report", "report", "Sum up what was used and what it cost."),
         Entry("usage", "usage", "Show requests one by one."),
         Entry("events", "events", "List what happened that is worth telling."),

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import pwd
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import typer
 
+from .. import catalogue, clock
 from ..config import Config, Loaded, database_path, load, timezone_name
 from ..errors import ConfigError
-from ..store.db import Database, set_zone
+from ..pricebook import NOTHING_SET, Book
+from ..store import prices
+from ..store.db import Database, now_ms, set_zone
 from .session import Format, session
 
 
@@ -80,6 +84,21 @@ def zone_problem(ctx: typer.Context, db: Database) -> str | None:
         f'{config.source}: timezone is "{zone}", but the days of {db.path} are counted in {db.zone.key}: '
         f'run `llmgate db set-zone {zone}`, or write timezone = "{db.zone.key}"'
     )
+
+
+def book_of(ctx: typer.Context) -> Book:
+    """The prices set that hold now, with the catalogue in use; none where there is no database yet."""
+    if not store_path(ctx).exists():
+        return NOTHING_SET
+    with open_store(ctx) as db, db.read() as tx:
+        book = prices.in_force(tx)
+    catalogue.use(book.edition, book.catalogue)
+    return book
+
+
+def today() -> str:
+    """The day by which list prices are dated: they change at midnight UTC, whatever the zone of the book."""
+    return clock.day_of(now_ms(), ZoneInfo("UTC"))
 
 
 def actor() -> str:

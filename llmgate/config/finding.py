@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dotenv import dotenv_values
+from msgspec.structs import replace
 
 from ..errors import ConfigError, UsageError
 from . import rules
@@ -15,7 +16,7 @@ from .paths import DATABASE_NAME, FILE_NAME, is_file, located, xdg
 from .reading import read
 from .resolving import expanded
 from .tables import Config
-from .variables import upstreams_from_environment
+from .variables import prices_from_environment, upstreams_from_environment
 
 
 class Loaded(NamedTuple):
@@ -30,9 +31,12 @@ def load(
 ) -> Loaded:
     """The config in use, wherever it is, and the environment with the `.env` files beside it."""
     real = os.environ if env is None else env
-    path = find_config(explicit, real, cwd or Path.cwd())
+    here = cwd or Path.cwd()
+    path = find_config(explicit, real, here)
     merged = environment(path, real)
-    return Loaded(read(path, merged) if path else Config(upstreams=upstreams_from_environment(merged)), merged)
+    config = read(path, merged) if path else Config(upstreams=upstreams_from_environment(merged))
+    listed = prices_from_environment(merged, config.folder or here)
+    return Loaded(replace(config, listed=listed) if listed else config, merged)
 
 
 def find_config(explicit: str | Path | None, env: Mapping[str, str], cwd: Path) -> Path | None:

@@ -144,11 +144,14 @@ class Reader:
         return BAD
 
 
+NO_OPTIONS = frozenset({(Config, "path"), (Config, "listed")})
+
+
 @cache
 def hints_of(cls: type[msgspec.Struct]) -> dict[str, Any]:
     """The options of a table and what may stand there."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    return {name: hint for name, hint in hints.items() if hint != Path | None}
+    return {name: hint for name, hint in hints.items() if (cls, name) not in NO_OPTIONS}
 
 
 def split(hint: Any) -> tuple[Any, Rule]:

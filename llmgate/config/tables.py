@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from .. import pricing
 from ..presets import PRESETS, UNKNOWN, Format, OnDisconnect, Preset
 from .rules import (
     Auth,
@@ -141,6 +142,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     plans: Mapping[PlanName, PlanTable] = msgspec.field(default_factory=dict)
     path: Path | None = None
     """Where it was read; None for one made of the environment. Not an option."""
+    listed: Mapping[str, pricing.Price] = msgspec.field(default_factory=dict)
+    """Prices of $MODEL_PRICING_JSON by the models' names without their capitals: they hold where nothing here says
+    otherwise. Not an option."""
 
     @property
     def folder(self) -> Path | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..errors import ConfigError
+from .. import pricelists
+from ..errors import ConfigError, UsageError
 from ..presets import PRESETS, Preset
+from ..pricing import Price
 from . import rules
+from .paths import located
 from .rules import Secret, because
 from .tables import UpstreamTable
 
@@ -18,6 +22,24 @@ def upstreams_from_environment(env: Mapping[str, str]) -> dict[str, UpstreamTabl
     if base := env.get("UPSTREAM_BASE"):
         found["upstream"] = _nameless_from_environment(base, env)
     return found or {"sandbox": UpstreamTable()}
+
+
+PRICES = "MODEL_PRICING_JSON"
+
+
+def prices_from_environment(env: Mapping[str, str], folder: Path) -> dict[str, Price]:
+    """The prices in a variable that holds JSON (USD per 1000 tokens, or LiteLLM's map), or the path of such a file."""
+    given = env.get(PRICES, "").strip()
+    if not given:
+        return {}
+    try:
+        text = given if given.startswith("{") else located(given, folder, env).read_text(encoding="utf-8-sig")
+        found = pricelists.read(text)
+    except (OSError, UnicodeDecodeError, UsageError) as error:
+        detail = error.message if isinstance(error, UsageError) else f"{given} can't be read"
+        rule = 'JSON such as {"gpt-4o": {"input": 0.0025, "output": 0.01}} in USD per 1000 tokens, or the path of it'
+        raise ConfigError(f"environment: {PRICES} must be {rule} ({detail}).") from error
+    return {model.casefold(): price for (_, model), price in found.prices.items()}
 
 
 def _preset_from_environment(preset: Preset, env: Mapping[str, str]) -> UpstreamTable | None:

@@ -16,6 +16,7 @@ import msgspec
 
 from .. import quoting
 from ..errors import UpstreamFailure
+from ..pricebook import Version
 from ..routing import Route, Target
 from ..store.holds import Attempt, Hold, Outcome, Settled
 from ..store.prices import Snapshot
@@ -55,6 +56,8 @@ class Resolved(msgspec.Struct, frozen=True):
     """Those of its fallbacks as well."""
     transports: Mapping[str, httpx.AsyncBaseTransport]
     """Those of the config that it was resolved by."""
+    version: Version
+    """The prices that it was resolved by."""
 
     @property
     def models(self) -> tuple[tuple[str, ...], ...]:

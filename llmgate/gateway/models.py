@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from .. import routing
@@ -20,11 +21,11 @@ NOT_THERE = Refusal("there is no such model for this key", code="model_not_found
 
 
 class Offer:
-    """What is offered in each dialect, made once a day and config: a catalogue has hundreds of models."""
+    """What is offered in each dialect, made once a day, config and change of prices: catalogues are long."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._listed: dict[str, tuple[object, str, list[Listing]]] = {}
+        self._listed: dict[str, tuple[object, object, list[Listing]]] = {}
 
     async def answer(self, dialect: str, caller: Caller, name: str) -> dict[str, Any]:
         """What this key may use of the models that are served in a dialect, or one model of it. Raises Refusal."""
@@ -43,17 +44,19 @@ class Offer:
                 return one(line)
         # A model may go by more names than it is listed under.
         if MODEL.fullmatch(name) and allowed((await gateway.resolve(name, dialect)).target.names):
-            return one(next(routing.lines(gateway.config, gateway.upstreams, name, gateway.today(), (dialect,))))
+            book = await gateway.book()
+            return one(next(routing.lines(gateway.config, gateway.upstreams, name, gateway.today(), (dialect,), book)))
         raise NOT_THERE
 
     async def _lines(self, dialect: str) -> list[Listing]:
-        gateway, today = self._gateway, self._gateway.today()
-        config = gateway.config
+        gateway, today, book = self._gateway, self._gateway.today(), await self._gateway.book()
+        config, of = gateway.config, (today, book.version)
         kept = self._listed.get(dialect)
-        if kept is None or kept[0] is not config or kept[1] != today:
-            lines = await asyncio.to_thread(lambda: list(routing.listing(config, gateway.upstreams, today, (dialect,))))
+        if kept is None or kept[0] is not config or kept[1] != of:
+            listing = partial(routing.listing, config, gateway.upstreams, today, (dialect,), book)
+            lines = await asyncio.to_thread(lambda: list(listing()))
             first = {line.model: line for line in reversed(lines)}  # a model of several routes is one model
-            kept = self._listed[dialect] = (config, today, list(reversed(first.values())))
+            kept = self._listed[dialect] = (config, of, list(reversed(first.values())))
         return kept[2]
 
 

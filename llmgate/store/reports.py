@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..overage import charged
+from ..pricing import Price
+from ..types import METERS, Meters
+from . import overage, prices
 from .db import Row, Tx
 
 GROUPS = {
@@ -66,3 +70,46 @@ def report(tx: Tx, by: Sequence[str], filters: dict[str, Any]) -> list[Row]:
         """,
         wanted,
     ).fetchall()
+
+
+Rerated = dict[tuple[Any, ...], dict[str, int]]
+
+
+def rerated(tx: Tx, by: Sequence[str], filters: dict[str, Any], price_of: Callable[[Row], Price | None]) -> Rerated:
+    """What the same requests would have been charged by other prices: per group what was charged, and would have been.
+
+    Reads the usage rows one after the other, because roll-ups don't tell what tier or price each request had. A request
+    that `price_of` has no price for keeps its charge, and is counted as `unpriced`. Plans' terms hold as they did.
+    """
+    wanted = {name: value for name, value in filters.items() if value is not None}
+    keys = ", ".join(f'{GROUPS[name]} AS "by_{name}"' for name in by)
+    costs: dict[int, Price] = {}
+    found: Rerated = {}
+    for row in tx.execute(
+        f"""
+        SELECT {keys}{"," if by else ""} r.* FROM usage r
+        JOIN users u ON u.id = r.user_id
+        JOIN keys k ON k.id = r.key_id
+        LEFT JOIN teams t ON t.id = r.team_id
+        WHERE {" AND ".join(FILTERS[name] for name in wanted) or "1"}
+        """,
+        wanted,
+    ):
+        sums = found.setdefault(
+            tuple(row[f"by_{name}"] for name in by),
+            {"requests": 0, "cost_nano": 0, "charge_nano": 0, "rerated_nano": 0, "unpriced": 0},
+        )
+        own, charge = price_of(row), row["charge_nano"]
+        if own is not None:
+            number = row["cost_price_id"]
+            if number not in costs:
+                costs[number] = prices.snapshot(tx, number).price
+            meters = Meters(*(row[name] for name in METERS))
+            terms, used = overage.terms_of(row), row["quota_used"] or 0
+            charge = charged(meters, row["cost_nano"], costs[number], own, terms, used)
+        sums["requests"] += 1
+        sums["cost_nano"] += row["cost_nano"]
+        sums["charge_nano"] += row["charge_nano"]
+        sums["rerated_nano"] += charge
+        sums["unpriced"] += own is None
+    return found

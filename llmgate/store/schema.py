@@ -14,7 +14,7 @@ from ..types import METERS
 if TYPE_CHECKING:
     from sqlite_utils.db import Database as SqliteUtils
 
-VERSION = 2
+VERSION = 3
 """How many migrations there are: `PRAGMA user_version` of an up-to-date database."""
 
 _METERS = "".join(f"  {name} INTEGER NOT NULL DEFAULT 0,\n" for name in METERS)
@@ -343,7 +343,41 @@ def second(db: SqliteUtils) -> None:
     _run(db, _SECOND)
 
 
-MIGRATIONS = (first, second)
+_THIRD = """
+-- What admins say of prices: each holds from its moment until the next of the same kind, upstream and model.
+CREATE TABLE set_prices (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  kind TEXT NOT NULL CHECK (kind IN ('charge', 'cost')),
+  upstream TEXT NOT NULL, -- '': whichever serves the model
+  model TEXT NOT NULL COLLATE NOCASE,
+  price_id INTEGER REFERENCES prices (id), -- null: from then on none is set
+  from_ms INTEGER NOT NULL,
+  actor TEXT NOT NULL,
+  UNIQUE (kind, upstream, model, from_ms)
+) STRICT;
+CREATE INDEX set_prices_by_time ON set_prices (from_ms);
+CREATE TRIGGER set_prices_are_not_edited BEFORE UPDATE ON set_prices
+BEGIN SELECT RAISE(ABORT, 'a price is never edited: set another one from a later moment'); END;
+
+-- A price catalogue that is used instead of the installed one, compressed; at most one.
+CREATE TABLE catalogues (
+  edition TEXT PRIMARY KEY, -- SHA-256 of the text
+  body BLOB NOT NULL,
+  source TEXT NOT NULL,
+  added_ms INTEGER NOT NULL
+) STRICT;
+
+-- Counts the changes of both: who has looked a price up knows by it whether that still holds.
+INSERT INTO meta (key, value) VALUES ('prices', '0');
+"""
+
+
+def third(db: SqliteUtils) -> None:
+    """Prices that admins set, and newer catalogues."""
+    _run(db, _THIRD)
+
+
+MIGRATIONS = (first, second, third)
 
 
 def apply(conn: sqlite3.Connection) -> None:

@@ -102,7 +102,8 @@ import sqlite_utils, sqlite_utils.migrations
 print("ready", flush=True)
 sys.stdin.readline()
 with Database(Path(sys.argv[1])) as db, db.read() as tx:
-    print(tx.value("SELECT count(*) FROM meta"), db.conn.execute("PRAGMA journal_mode").fetchone()[0])
+    zones = tx.value("SELECT count(*) FROM meta WHERE key = 'zone'")
+    print(zones, db.conn.execute("PRAGMA journal_mode").fetchone()[0])
 """
 
 
@@ -237,7 +238,7 @@ if os.geteuid() == 0:
 try:
     with Database(Path(sys.argv[1])) as db:
         with db.read() as tx:
-            print(tx.value("SELECT count(*) FROM meta"))
+            print(tx.value("SELECT count(*) FROM meta WHERE key = 'zone'"))
         with db.write() as tx:
             set_zone(tx, "Europe/Berlin")
 except StorageError as error:
