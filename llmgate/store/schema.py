@@ -14,7 +14,7 @@ from ..types import METERS
 if TYPE_CHECKING:
     from sqlite_utils.db import Database as SqliteUtils
 
-VERSION = 2
+VERSION = 3
 """How many migrations there are: `PRAGMA user_version` of an up-to-date database."""
 
 _METERS = "".join(f"  {name} INTEGER NOT NULL DEFAULT 0,\n" for name in METERS)
@@ -333,7 +333,22 @@ def second(db: SqliteUtils) -> None:
     _run(db, _SECOND)
 
 
-MIGRATIONS = (first, second)
+_OBJECTS = """
+-- What answers have made at an upstream, and whose it is: the first account that was given an id.
+CREATE TABLE objects (
+  id TEXT PRIMARY KEY,
+  account_id INTEGER NOT NULL REFERENCES accounts (id),
+  created_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+
+def objects(db: SqliteUtils) -> None:
+    """Ids of responses and the like belong to the account that made them."""
+    _run(db, _OBJECTS)
+
+
+MIGRATIONS = (first, second, objects)
 
 
 def apply(conn: sqlite3.Connection) -> None:
