@@ -76,7 +76,8 @@ class Request:
 
 def head(status: int = 200, headers: Headers = ()) -> bytes:
     """A status line and headers, just as given: no length, no date, no server."""
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in headers)]
+    phrase = HTTPStatus(status).phrase if status in list(HTTPStatus) else "Overloaded"
+    lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in headers)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 

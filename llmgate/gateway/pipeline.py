@@ -729,4 +729,6 @@ def tags_of(scope: Scope) -> dict[str, str]:
 async def refuse(send: Send, dialect: Dialect, error: LlmgateError, request_id: str, *, close: bool = False) -> None:
     """An error in the client's dialect. `close`: its body wasn't read, so the connection can't be used again."""
     headers = [*error_headers(error, request_id), *([(b"connection", b"close")] if close else [])]
+    if dialect.name == "anthropic":
+        headers.append((b"request-id", request_id.encode()))  # where its SDKs look for it
     await respond(send, error.http_status, headers, dialect.error_body(error, request_id))

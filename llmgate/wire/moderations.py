@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..types import Ask
+from ..types import Ask, Meters, Usage
 from . import body
 from .body import Fields
 from .endpoint import Endpoint
@@ -20,8 +20,11 @@ def read_ask(fields: Fields, _: str | None = None) -> Ask:
 
 
 def hear(answer: bytes) -> Heard | None:
+    """A whole answer, or None if it isn't JSON. It has no usage, and nothing is to be estimated."""
     found = body.lenient(answer)
-    return Heard(finished=True, failed=found.get("error") is not None) if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    return Heard(usage=Usage(meters=Meters(calls=1)), finished=True, failed=found.get("error") is not None)
 
 
 MODERATIONS = Endpoint(

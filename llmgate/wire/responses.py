@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ..quoting import positive
-from ..types import Ask, Usage
+from ..types import Ask, Meters, Usage
 from . import body, openai
 from .body import Fields
 from .endpoint import Endpoint, Terms
@@ -353,8 +353,8 @@ def _read_count(fields: Fields, _: str | None = None) -> Ask:
 
 
 def _hear_count(answer: bytes) -> Heard | None:
-    """Tokens that were counted, and not used."""
-    return Heard(finished=True) if isinstance(body.lenient(answer), dict) else None
+    """Tokens that were counted, and not used: nothing is to be estimated."""
+    return Heard(usage=Usage(meters=Meters()), finished=True) if isinstance(body.lenient(answer), dict) else None
 
 
 RESPONSES_INPUT_TOKENS = Endpoint(

@@ -55,6 +55,7 @@ def served(upstream: Replay, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     config = {
         "upstreams": {
             "main": main_upstream(upstream),
+            "bare": {"base_url": upstream.url + "/bare/v1", "auth": "none"},
             "sandbox": {},
         },
         "models": {"org/zeta:1": {"routes": [{"upstream": "main"}]}, "zeta": {"routes": [{"upstream": "main"}]}},

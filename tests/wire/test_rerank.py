@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmgate.types import Ask, Meters
+from llmgate.types import Ask, Meters, Usage
 from llmgate.wire.heard import Heard
 from llmgate.wire.moderations import MODERATIONS
 from llmgate.wire.openai import IMAGE_TOKENS
@@ -71,7 +71,7 @@ def test_moderations_are_free_and_need_no_model() -> None:
     pictures = [{"type": "text", "text": "abc"}, {"type": "image_url", "image_url": {"url": "data:"}}]
     found = ask_of(MODERATIONS, {"input": pictures})
     assert (found.model, found.text_bytes, found.media_tokens) == ("m", 3, IMAGE_TOKENS)
-    assert MODERATIONS.hear(b'{"results":[]}') == Heard(finished=True)
-    assert MODERATIONS.hear(b'{"error":{}}') == Heard(finished=True, failed=True)
+    assert MODERATIONS.hear(b'{"results":[]}') == Heard(usage=Usage(meters=Meters(calls=1)), finished=True)
+    assert MODERATIONS.hear(b'{"error":{}}') == Heard(usage=Usage(meters=Meters(calls=1)), finished=True, failed=True)
     assert changed(MODERATIONS, {"input": "x"}, model="n") == {"model": "n"}
     assert changed(MODERATIONS, {"input": "x"}) == {}

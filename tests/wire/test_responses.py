@@ -566,6 +566,6 @@ def test_counting_costs_nothing() -> None:
     assert RESPONSES_INPUT_TOKENS.free
     assert ask_of(RESPONSES_INPUT_TOKENS, {"input": "x", "max_output_tokens": 7}) == Ask(model="m", output=False)
     raw = b'{"object":"response.input_tokens","input_tokens":11}'
-    assert RESPONSES_INPUT_TOKENS.hear(raw) == Heard(finished=True)
+    assert RESPONSES_INPUT_TOKENS.hear(raw) == Heard(usage=Usage(meters=Meters()), finished=True)
     assert RESPONSES_INPUT_TOKENS.hear(b"<html>") is None
     assert changed(RESPONSES_INPUT_TOKENS, {}, bound=7, model="n") == {"model": "n"}
