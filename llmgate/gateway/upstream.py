@@ -16,7 +16,7 @@ from ..errors import NO_RETRY, UpstreamFailure
 from ..presets import DEPLOYMENT_PATHS
 from ..routing import Route
 from .sandbox import Sandbox
-from .transport import StaleConnection, Transport
+from .transport import UNSENT, StaleConnection, Transport
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -87,11 +87,25 @@ class Answer:
 
 
 def transport_for(upstream: Upstream) -> httpx.AsyncBaseTransport:
-    return Sandbox() if upstream.preset == "sandbox" else Transport()
+    return Sandbox() if upstream.preset == "sandbox" else Transport(ca=upstream.ca, proxy=upstream.proxy)
 
 
-def request_headers(client: Iterable[tuple[bytes, bytes]], upstream: Upstream, secret: Secret | None) -> Headers:
-    """The client's headers, less what is between it and us, plus the upstream's secret and own headers."""
+class Identity(NamedTuple):
+    """Who asks, for upstreams that want to know."""
+
+    user: str
+    plan: str | None = None
+
+    def headers(self) -> Headers:
+        plan = [(b"X-Plan-ID", self.plan.encode())] if self.plan else []
+        return [(b"X-User-ID", self.user.encode()), *plan]
+
+
+def request_headers(
+    client: Iterable[tuple[bytes, bytes]], upstream: Upstream, secret: Secret | None, identity: Identity | None = None
+) -> Headers:
+    """The client's headers, less what is between it and us, plus the upstream's secret and own headers, and who asks
+    where the upstream is told that."""
     client = list(client)
     named = _named_in_connection(client)
     own = {name.lower().encode() for name in (*upstream.headers, upstream.auth_name)}
@@ -105,6 +119,8 @@ def request_headers(client: Iterable[tuple[bytes, bytes]], upstream: Upstream, s
     ]
     headers.append((b"accept-encoding", b"identity"))
     headers += [(name.encode(), value.encode()) for name, value in upstream.headers.items()]
+    if upstream.identify and identity is not None:
+        headers += identity.headers()
     if secret is not None and upstream.auth in ("bearer", "header"):
         value = f"Bearer {secret.reveal()}" if upstream.auth == "bearer" else secret.reveal()
         headers.append((upstream.auth_name.encode(), value.encode()))
@@ -170,7 +186,7 @@ async def ask(transport: httpx.AsyncBaseTransport, route: Route, sent: Sent, con
     )
     try:
         response = await transport.handle_async_request(request)
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
+    except UNSENT as error:
         raise UpstreamFailure(f"upstream {upstream.name} can't be reached", reached=False) from error
     except StaleConnection as error:
         raise UpstreamFailure(f"upstream {upstream.name} closed an idle connection", reached=False) from error
