@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ..presets import Format, OnDisconnect, Preset
-from .paths import located
+from .paths import is_file, located
 from .reading import BAD, REFERENCE, InvalidConfig, PathOf, Reader, dotted, hints_of, mapping_of, split
 from .rules import VISIBLE, Price, Rule, Secret
 from .tables import Config, Timeout, UpstreamTable, preset_of
@@ -89,6 +89,35 @@ def resolve(config: Config, env: Mapping[str, str]) -> Resolved:
     return Resolved(
         ready, {name: replace(complete[name], secrets=secrets[name], ca=authorities[name]) for name in secrets}
     )
+
+
+class Place(NamedTuple):
+    """Where an upstream's secret stands; never the secret."""
+
+    name: str
+    """`$VARIABLE`, the path of a file, or that it is written in the config."""
+    filled: bool
+
+
+def secret_places(config: Config, name: str, env: Mapping[str, str]) -> tuple[Place, ...]:
+    """Where the secrets of an upstream are looked for, in their order; nowhere if it needs none."""
+    table = config.upstreams[name]
+    preset = preset_of(name, table)
+    if _auth(table, preset)[0] == "none":
+        return ()
+    if table.api_key:
+        return tuple(_place(secret.reveal(), env) for secret in table.api_key)
+    if table.api_key_file:
+        file = located(table.api_key_file, config.folder or Path.cwd(), env)
+        return (Place(table.api_key_file, is_file(file)),)
+    variable = secret_variable(preset, env)
+    return tuple(Place(f"${name}", bool(variable)) for name in (variable or "", *preset.secret_env) if name)[:1]
+
+
+def _place(text: str, env: Mapping[str, str]) -> Place:
+    variables = dict.fromkeys(REFERENCE.findall(text))
+    named = " ".join(f"${variable}" for variable in variables) or "the config"
+    return Place(named, all(env.get(variable) for variable in variables))
 
 
 def _complete(name: str, table: UpstreamTable) -> Upstream:

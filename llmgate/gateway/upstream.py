@@ -157,18 +157,23 @@ def url_for(route: Route, path: str, client_query: str, secret: Secret | None, v
 
     `version` is the client's, where the path has one of its own (Gemini): it is sent where the base URL has none.
     """
-    upstream = route.upstream
-    base = upstream.base_url or "http://sandbox.invalid/v1"
-    if version and not _VERSIONED.fullmatch(base):
-        base += f"/{version}"
-    path = path.replace("{model}", quote(route.model, safe=""))
+    upstream, model = route.upstream, quote(route.model, safe="")
+    path = path.replace("{model}", model)
     if upstream.deployments and path in DEPLOYMENT_PATHS:
-        base += f"/deployments/{quote(route.model, safe='')}"
+        path = f"/deployments/{model}{path}"
+    if version and not _VERSIONED.fullmatch(upstream.base_url):
+        path = f"/{version}{path}"
+    return address(upstream, path, client_query, secret)
+
+
+def address(upstream: Upstream, path: str, client_query: str, secret: Secret | None) -> httpx.URL:
+    """Where a `path` is at an upstream, with what the upstream wants in every query."""
     own = dict(upstream.query)
     if upstream.auth == "query" and secret is not None:
         own[upstream.auth_name] = secret.reveal()
     kept = "&".join(pair for pair in client_query.split("&") if pair and pair.partition("=")[0] not in (*own, "key"))
-    return _url(base, path, "&".join(part for part in (kept, urlencode(own)) if part))
+    base_url = upstream.base_url or "http://sandbox.invalid/v1"
+    return _url(base_url, path, "&".join(part for part in (kept, urlencode(own)) if part))
 
 
 async def ask(transport: httpx.AsyncBaseTransport, route: Route, sent: Sent, connected: Callable[[], None]) -> Answer:
