@@ -121,13 +121,13 @@ async def _examine(
 ) -> list[str] | None:
     """Ask one thing after the other: the names of the models, if they came."""
     if upstream.health:
-        said = await _get(transport, health_url(upstream), upstream, upstream.secret)
+        said = await _get(transport, up.health_url(upstream), upstream, upstream.secret)
         if said.is_loading:
             found.status = "loading"
             found.problems.append("it is loading its model: not yet; requests go there as soon as it is ready")
             return None
         if said.status != 200 and (said.status != 404 or upstream.preset is None):
-            found.problems.append(f"{health_url(upstream)} answers HTTP {said.status}, and not that it is ready")
+            found.problems.append(f"{up.health_url(upstream)} answers HTTP {said.status}, and not that it is ready")
     names = None
     places = [place.name for place in secret_places(config, upstream.name, env)]
     for index, secret in enumerate(upstream.secrets or (None,)):
@@ -163,7 +163,7 @@ async def _ask_of_secret(
                     return f"what {place} may spend there is used up: raise its limit, or wait for its reset"
             return problem
         case "llamacpp":
-            said = await _get(transport, _beside(upstream, "/props"), upstream, secret)
+            said = await _get(transport, up.beside(upstream, "/props"), upstream, secret)
             return judged(upstream, said, place, listing=False) if said.status in (401, 403) else None
     return None
 
@@ -196,17 +196,6 @@ def _models_url(upstream: Upstream, secret: Secret | None) -> httpx.URL:
             version = "" if _versioned(upstream.base_url) else "/v1beta"
             return up.address(upstream, f"{version}/models", "pageSize=1000", secret)
     return up.address(upstream, "/models", "", secret)
-
-
-def health_url(upstream: Upstream) -> httpx.URL:
-    """Where a server of one's own says whether it is ready."""
-    assert upstream.health is not None
-    return _beside(upstream, upstream.health)
-
-
-def _beside(upstream: Upstream, path: str) -> httpx.URL:
-    """A path of the server itself, which is beside its versions."""
-    return httpx.URL(re.sub(r"/v\d+$", "", upstream.base_url) + path)
 
 
 def _versioned(base_url: str) -> bool:

@@ -149,6 +149,9 @@ def _url(base_url: str, path: str, query: str) -> httpx.URL:
     return httpx.URL(f"{base_url}{path}{'?' if query else ''}{query}")
 
 
+SANDBOX_URL = "http://sandbox.invalid/v1"
+"""Stands for an address where there is none: the sandbox is inside this process."""
+
 _VERSIONED = re.compile(r".*/v\d+[a-z]*")
 
 
@@ -161,7 +164,7 @@ def url_for(route: Route, path: str, client_query: str, secret: Secret | None, v
     path = path.replace("{model}", model)
     if upstream.deployments and path in DEPLOYMENT_PATHS:
         path = f"/deployments/{model}{path}"
-    if version and not _VERSIONED.fullmatch(upstream.base_url):
+    if version and not _VERSIONED.fullmatch(upstream.base_url or SANDBOX_URL):
         path = f"/{version}{path}"
     return address(upstream, path, client_query, secret)
 
@@ -172,8 +175,18 @@ def address(upstream: Upstream, path: str, client_query: str, secret: Secret | N
     if upstream.auth == "query" and secret is not None:
         own[upstream.auth_name] = secret.reveal()
     kept = "&".join(pair for pair in client_query.split("&") if pair and pair.partition("=")[0] not in (*own, "key"))
-    base_url = upstream.base_url or "http://sandbox.invalid/v1"
-    return _url(base_url, path, "&".join(part for part in (kept, urlencode(own)) if part))
+    return _url(upstream.base_url or SANDBOX_URL, path, "&".join(part for part in (kept, urlencode(own)) if part))
+
+
+def health_url(upstream: Upstream) -> httpx.URL:
+    """Where a server of one's own says whether it is ready."""
+    assert upstream.health is not None
+    return beside(upstream, upstream.health)
+
+
+def beside(upstream: Upstream, path: str) -> httpx.URL:
+    """A path of the server itself, which is beside its versions."""
+    return httpx.URL(re.sub(r"/v\d+$", "", upstream.base_url) + path)
 
 
 async def ask(transport: httpx.AsyncBaseTransport, route: Route, sent: Sent, connected: Callable[[], None]) -> Answer:
