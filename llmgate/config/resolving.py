@@ -235,7 +235,7 @@ class _Expander(Reader):
             import ssl  # takes 10 ms, and few upstreams need it
 
             try:
-                ssl.create_default_context(cadata=pem)
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
             except (ssl.SSLError, ValueError):
                 self.problems.append(f"{dotted(*at)}: {table.ca_file} holds no certificate in PEM form")
         return pem

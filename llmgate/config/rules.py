@@ -215,7 +215,7 @@ def _proxy(text: str) -> str:
         raise ValueError("there is a blank or a special character in it")
     url = urlsplit(text)
     if url.scheme not in ("http", "") and url.hostname:
-        raise ValueError(f"an {url.scheme}:// proxy is not supported")
+        raise ValueError(f"{url.scheme}:// is not supported")
     if url.scheme != "http" or not url.hostname or url.port == 0:  # .port raises ValueError itself
         raise ValueError
     if url.path.strip("/") or url.query or url.fragment:

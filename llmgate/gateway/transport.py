@@ -96,7 +96,13 @@ def _meaning(error: Exception, *, connected: bool = True) -> httpx.TransportErro
 def _trusting(ca: str | None) -> ssl.SSLContext:
     """Certificates are checked against the authorities in a PEM text, and no others; None: those in `SSL_CERT_FILE` or
     `SSL_CERT_DIR` if set, else certifi's. Reading them takes 20 ms, so upstreams share them."""
-    return httpx.create_ssl_context() if ca is None else ssl.create_default_context(cadata=ca)
+    if ca is None:
+        return httpx.create_ssl_context()
+    # Not create_default_context: without a certificate it would trust the public ones, and since Python 3.13 it refuses
+    # authorities that are not made by the book, as those of many a company are.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=ca)
+    return context
 
 
 _connected: ContextVar[Callable[[], None]] = ContextVar("connected")
