@@ -52,6 +52,8 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     or doesn't obey any other. (`/completions` has `max_tokens` and `/responses` `max_output_tokens` everywhere.)"""
     output_write: str = MAX_TOKENS
     """The one to write where the request has none of them."""
+    health: str | None = None
+    """Where a server of one's own says whether it is ready, below the address without its version."""
     deployments: bool = False
     """Whether paths in `DEPLOYMENT_PATHS` carry the model: `/deployments/{model}/chat/completions`."""
 
@@ -182,6 +184,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 formats=OPENAI_AND_ANTHROPIC,
                 auth="none",
                 output_fields=("n_predict", MAX_COMPLETION, MAX_TOKENS),
+                health="/health",  # 503 while it loads its model
             ),
             Preset(
                 name="ollama",
@@ -189,11 +192,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 base_url="http://127.0.0.1:11434/v1",
                 auth="none",
                 output_fields=(MAX_TOKENS,),  # takes max_completion_tokens and n, and ignores them
+                health="/api/version",
             ),
             Preset(
                 name="vllm",  # no base_url: its default port is llmgate's own
                 formats=OPENAI_AND_ANTHROPIC,
                 auth="none",
+                health="/health",  # it listens only once its model is loaded
             ),
             Preset(name="sandbox", formats=OPENAI_AND_ANTHROPIC, auth="none", cost=_SANDBOX_COST),
         )

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -137,8 +138,9 @@ class Replay:
     broken upstream.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.url = ""
+        self._tls = tls
         self.requests: list[Request] = []
         self.handler: Callable[[Request], Sequence[Step]] | None = None
         """Asked for the answer, instead of the queue; runs in the server's thread."""
@@ -175,9 +177,9 @@ class Replay:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         host, port = server.sockets[0].getsockname()
-        self.url = f"http://{host}:{port}"
+        self.url = f"https://localhost:{port}" if self._tls else f"http://{host}:{port}"
         self._listening.set()
         await self._stop.wait()
         await asyncio.sleep(0.01)  # asyncio trips over a connection that it is accepting when the server is closed
@@ -201,7 +203,8 @@ class Replay:
         task.add_done_callback(finish)  # runs even if the task is cancelled before it has begun
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
-        writer.transport.set_write_buffer_limits(high=0)  # so that drain() waits until the kernel has it all
+        if self._tls is None:  # a limit of 0 makes drain() wait for ever over TLS
+            writer.transport.set_write_buffer_limits(high=0)  # so that drain() waits until the kernel has it all
         unread = bytearray()
         try:
             while request := await self._listen(reader, writer, unread, number):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import traceback
 from collections.abc import Iterator
 from decimal import Decimal
@@ -18,6 +19,7 @@ from llmgate.config import Config, InvalidConfig, Secret, UpstreamTable, parse, 
 from llmgate.errors import ConfigError, UsageError
 from llmgate.presets import PRESETS
 from llmgate.pricing import FREE
+from tests import tls
 
 EXAMPLE = Path(__file__).parent.parent / "llmgate.toml.example"
 EXAMPLE_ENV = {"OPENAI_API_KEY": "sk-test", "AZURE_OPENAI_API_KEY": "az-test"}
@@ -823,5 +825,6 @@ def test_the_example_resolves(tmp_path: Path) -> None:
     ready = resolve(parse(EXAMPLE.read_text(encoding="utf-8"), tmp_path / "llmgate.toml"), EXAMPLE_ENV)
     assert set(ready.upstreams) == {"openai", "azure", "gpu1", "sandbox"}
     (tmp_path / "azure.key").write_text("az-file")
-    ready = resolve(parse(uncommented(), tmp_path / "llmgate.toml"), EXAMPLE_ENV)
+    shutil.copy(tls.authority(tmp_path).certificate, tmp_path / "corp.pem")
+    ready = resolve(parse(uncommented(), tmp_path / "llmgate.toml"), {**EXAMPLE_ENV, "PROXY_PASSWORD": "pw"})
     assert ready.upstreams["azure"].secret == Secret("az-file")

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry("limits", "limits", "Limits: how much may be asked, and how far that is used up."),
         Entry("plans", "plans", "Plans: named bundles of limits."),
     ),
+    "Who answers": (Entry("upstreams", "upstreams", "Upstreams: who answers, and whether they do."),),
     "What is used": (
         Entry("models", "models", "Models: what can be asked for, and what it is charged."),
         Entry("prices", "prices", "Prices: what models are charged and cost, and from when on."),

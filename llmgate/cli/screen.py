@@ -27,7 +27,7 @@ WIDEST_PANEL = 80
 
 STATES = {
     **dict.fromkeys(("active", "ok"), "green"),
-    **dict.fromkeys(("disabled", "cancelled", "interrupted"), "yellow"),
+    **dict.fromkeys(("disabled", "cancelled", "interrupted", "loading"), "yellow"),
     **dict.fromkeys(("revoked", "expired", "error"), "red"),
 }
 

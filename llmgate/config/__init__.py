@@ -17,7 +17,7 @@ paths below them all.
 from .finding import Loaded, database_path, environment, find_config, load, split_bind, timezone_name
 from .paths import FILE_NAME
 from .reading import InvalidConfig, dotted, parse, read
-from .resolving import Resolved, Upstream, known_upstreams, resolve
+from .resolving import Place, Resolved, Upstream, known_upstreams, resolve, secret_places
 from .rules import MOST_WORKERS, PRICE_KEYS, Secret
 from .tables import Accounting, Config, Defaults, Log, ModelTable, Route, Server, Timeout, UpstreamTable
 from .variables import upstreams_from_environment
@@ -34,6 +34,7 @@ __all__ = [
     "Loaded",
     "Log",
     "ModelTable",
+    "Place",
     "Resolved",
     "Route",
     "Secret",
@@ -51,6 +52,7 @@ __all__ = [
     "parse",
     "read",
     "resolve",
+    "secret_places",
     "split_bind",
     "timezone_name",
     "to_toml",

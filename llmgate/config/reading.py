@@ -220,6 +220,8 @@ def _check_upstreams(config: Config) -> Iterator[str]:
             yield f"{at}.api_key must have a secret in its list"
         if table.api_key and table.api_key_file:
             yield f"{at}.api_key_file must be left out where api_key is written"
+        if table.identify and {header.lower() for header in table.headers} & {"x-user-id", "x-plan-id"}:
+            yield f"{at}.headers must not have X-User-ID or X-Plan-ID where identify is true: llmgate sends them"
         if table.auth == "none" and (table.api_key or table.api_key_file):
             yield f'{at}.auth must not be "none" where a secret is written'
 

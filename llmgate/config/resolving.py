@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ..presets import Format, OnDisconnect, Preset
-from .paths import located
+from .paths import is_file, located
 from .reading import BAD, REFERENCE, InvalidConfig, PathOf, Reader, dotted, hints_of, mapping_of, split
 from .rules import VISIBLE, Price, Rule, Secret
 from .tables import Config, Timeout, UpstreamTable, preset_of
@@ -46,6 +46,15 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     output_fields: tuple[str, ...]
     output_write: str
     deployments: bool
+    identify: bool
+    """Whether it is told who asks, and under which plan."""
+    proxy: str | None
+    """The HTTP proxy on the way there, with the password that it may ask for."""
+    ca: str | None = None
+    """PEM: the only authorities that may vouch for it. None: the usual ones. Read once with the config, so that a
+    reload changes all or nothing."""
+    health: str | None
+    """Where it says whether it is ready, below the address without its version."""
 
     @property
     def secret(self) -> Secret | None:
@@ -73,10 +82,42 @@ def resolve(config: Config, env: Mapping[str, str]) -> Resolved:
     expander = _Expander(env, config)
     ready = expander.expand(Config, config, ())
     secrets = {name: expander.secrets(name, table) for name, table in ready.upstreams.items()}
+    authorities = {name: expander.authorities(name, table) for name, table in ready.upstreams.items()}
     if expander.problems:
         raise InvalidConfig(config.source, expander.problems)
     complete = known_upstreams(ready)
-    return Resolved(ready, {name: replace(complete[name], secrets=found) for name, found in secrets.items()})
+    return Resolved(
+        ready, {name: replace(complete[name], secrets=secrets[name], ca=authorities[name]) for name in secrets}
+    )
+
+
+class Place(NamedTuple):
+    """Where an upstream's secret stands; never the secret."""
+
+    name: str
+    """`$VARIABLE`, the path of a file, or that it is written in the config."""
+    filled: bool
+
+
+def secret_places(config: Config, name: str, env: Mapping[str, str]) -> tuple[Place, ...]:
+    """Where the secrets of an upstream are looked for, in their order; nowhere if it needs none."""
+    table = config.upstreams[name]
+    preset = preset_of(name, table)
+    if _auth(table, preset)[0] == "none":
+        return ()
+    if table.api_key:
+        return tuple(_place(secret.reveal(), env) for secret in table.api_key)
+    if table.api_key_file:
+        file = located(table.api_key_file, config.folder or Path.cwd(), env)
+        return (Place(table.api_key_file, is_file(file)),)
+    variable = secret_variable(preset, env)
+    return tuple(Place(f"${name}", bool(variable)) for name in (variable or "", *preset.secret_env) if name)[:1]
+
+
+def _place(text: str, env: Mapping[str, str]) -> Place:
+    variables = dict.fromkeys(REFERENCE.findall(text))
+    named = " ".join(f"${variable}" for variable in variables) or "the config"
+    return Place(named, all(env.get(variable) for variable in variables))
 
 
 def _complete(name: str, table: UpstreamTable) -> Upstream:
@@ -105,6 +146,9 @@ def _complete(name: str, table: UpstreamTable) -> Upstream:
         output_fields=preset.output_fields,
         output_write=preset.output_write,
         deployments=preset.deployments and not base_url.endswith("/v1"),
+        identify=table.identify,
+        proxy=table.proxy,
+        health=table.health or preset.health,
     )
 
 
@@ -174,15 +218,31 @@ class _Expander(Reader):
             return [(path, self.replaced(text, path).strip()) for path, text in zip(paths, texts, strict=True)]
         if table.api_key_file:
             path = (*at, "api_key_file")
-            return [(path, self.secret_file(Path(table.api_key_file), path))]
+            return [(path, self.text_of(Path(table.api_key_file), path).strip())]
         if variable := secret_variable(preset, self.env):
             return [(key, self.env[variable].strip())]
         self.problems.append(f"{dotted(*key)} is missing: {_about_missing_key(preset)}")
         return []
 
-    def secret_file(self, path: Path, at: PathOf) -> str:
+    def authorities(self, name: str, table: UpstreamTable) -> str | None:
+        """The certificates in an upstream's `ca_file`."""
+        if table.ca_file is None:
+            return None
+        at: PathOf = ("upstreams", name, "ca_file")
+        before = len(self.problems)
+        pem = self.text_of(Path(table.ca_file), at)
+        if len(self.problems) == before:
+            import ssl  # takes 10 ms, and few upstreams need it
+
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+            except (ssl.SSLError, ValueError):
+                self.problems.append(f"{dotted(*at)}: {table.ca_file} holds no certificate in PEM form")
+        return pem
+
+    def text_of(self, path: Path, at: PathOf) -> str:
         try:
-            return path.read_text(encoding="utf-8").strip()
+            return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no text"
             self.problems.append(f"{dotted(*at)}: {path} can't be read ({reason})")

@@ -210,6 +210,19 @@ def base_url(text: str) -> str:
     return text
 
 
+def _proxy(text: str) -> str:
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("there is a blank or a special character in it")
+    url = urlsplit(text)
+    if url.scheme not in ("http", "") and url.hostname:
+        raise ValueError(f"{url.scheme}:// is not supported")
+    if url.scheme != "http" or not url.hostname or url.port == 0:  # .port raises ValueError itself
+        raise ValueError
+    if url.path.strip("/") or url.query or url.fragment:
+        raise ValueError("a proxy has no path")
+    return text.rstrip("/")
+
+
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # noqa: S105 - a token as RFC 9110 has it
 VISIBLE = r"[!-~]([ -~]*[!-~])?"
 _OWN_HEADERS = frozenset({"connection", "content-length", "host", "te", "transfer-encoding", "upgrade"})
@@ -252,6 +265,10 @@ Origin = Annotated[str, Rule('an origin such as "https://chat.example.com", or "
 Zone = Annotated[str, Rule('an IANA time zone, such as "UTC" or "Europe/Berlin"', check=_zone)]
 Database = Annotated[str, Rule('the path of an SQLite file, or "sqlite:///path"', check=database, hidden=True)]
 BaseUrl = Annotated[str, Rule("an http:// or https:// URL without a query", check=base_url, hidden=True)]
+Proxy = Annotated[
+    str, Rule("http://host:port, or http://user:password@host:port", check=_proxy, hidden=True)
+]  # hidden: it may hold a password
+HealthPath = Annotated[str, Rule('a path, such as "/health"', check=_matching(r"/[!-~]*"))]
 Auth = Annotated[
     str,
     Rule("bearer, header:NAME, query:NAME or none", check=_matching(rf"bearer|none|header:{_TOKEN}|query:{_TOKEN}")),

@@ -21,6 +21,7 @@ from .rules import (
     Grace,
     HeaderName,
     HeaderValue,
+    HealthPath,
     LimitText,
     ModelGlob,
     ModelName,
@@ -30,6 +31,7 @@ from .rules import (
     PlanName,
     PresetName,
     Price,
+    Proxy,
     QueryName,
     QueryValue,
     Seconds,
@@ -101,6 +103,10 @@ class UpstreamTable(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Timeout = Timeout()
     ask_usage: bool | None = None
     on_disconnect: OnDisconnect | None = None
+    identify: bool = False
+    proxy: Proxy | None = None
+    ca_file: FilePath | None = None
+    health: HealthPath | None = None
 
     def __repr__(self) -> str:
         return f"UpstreamTable(preset={self.preset!r}, base_url={self.base_url!r})"

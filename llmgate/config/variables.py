@@ -49,10 +49,11 @@ def _preset_from_environment(preset: Preset, env: Mapping[str, str]) -> Upstream
         return None
     secrets = (Secret(f"${{{variable}}}"),)
     if not base_url:
-        return UpstreamTable(api_key=secrets)
+        return UpstreamTable(api_key=secrets, proxy=_proxy_to(str(preset.base_url), env))
     version = env.get(preset.api_version_env) if preset.api_version_env else None
     url = _tailed(_valid_url(base_url, str(preset.base_url_env)), preset, version)
-    return UpstreamTable(api_key=secrets, base_url=url, query={"api-version": version} if version else {})
+    query = {"api-version": version} if version else {}
+    return UpstreamTable(api_key=secrets, base_url=url, query=query, proxy=_proxy_to(url, env))
 
 
 def _nameless_from_environment(base: str, env: Mapping[str, str]) -> UpstreamTable:
@@ -60,11 +61,30 @@ def _nameless_from_environment(base: str, env: Mapping[str, str]) -> UpstreamTab
     url, version = _valid_url(base, "UPSTREAM_BASE"), env.get("UPSTREAM_API_VERSION")
     secrets = (Secret("${UPSTREAM_API_KEY}"),) if env.get("UPSTREAM_API_KEY") else None
     auth = None if secrets else "none"
+    proxy = _proxy_to(url, env)
     if not version:
-        return UpstreamTable(base_url=url, api_key=secrets, auth=auth)
+        return UpstreamTable(base_url=url, api_key=secrets, auth=auth, proxy=proxy)
     azure = PRESETS["azure"]
     url = url if urlsplit(url).path.strip("/") else _tailed(url, azure, version)
-    return UpstreamTable(preset="azure", base_url=url, api_key=secrets, auth=auth, query={"api-version": version})
+    query = {"api-version": version}
+    return UpstreamTable(preset="azure", base_url=url, api_key=secrets, auth=auth, query=query, proxy=proxy)
+
+
+def _proxy_to(url: str, env: Mapping[str, str]) -> str | None:
+    """Where everything comes from the environment, so does the proxy: for https alone, less what NO_PROXY names. It
+    stays a reference: it may hold a password."""
+    variable = next((name for name in ("HTTPS_PROXY", "https_proxy") if env.get(name)), None)
+    parts = urlsplit(url)
+    if variable is None or parts.scheme != "https" or _goes_direct(parts.hostname or "", env):
+        return None
+    return f"${{{variable}}}"
+
+
+def _goes_direct(host: str, env: Mapping[str, str]) -> bool:
+    """Whether NO_PROXY names a host, or a domain that it is in."""
+    named = (env.get("NO_PROXY") or env.get("no_proxy") or "").replace(",", " ").split()
+    names = [name.partition(":")[0].removeprefix("*").lstrip(".").lower() for name in named]
+    return any(name == "" or host == name or host.endswith(f".{name}") for name in names)
 
 
 def secret_variable(preset: Preset, env: Mapping[str, str]) -> str | None:

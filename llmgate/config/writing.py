@@ -36,6 +36,8 @@ def _plain(value: Any, key: str = "") -> Any:
     if isinstance(value, tuple):
         items = [_plain(item) for item in value]
         return items[0] if key == "api_key" and len(items) == 1 else items
+    if key == "proxy":
+        return re.sub(r"//.*@", f"//{MASK}@", value)
     if isinstance(value, Secret):
         return _masked(value.reveal())
     if key == "max_body":

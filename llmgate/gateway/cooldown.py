@@ -10,7 +10,7 @@ cools again.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import msgspec
 
@@ -52,6 +52,11 @@ class Cooldown:
 
     def worked(self, route: Hashable) -> None:
         self._cooling.pop(route, None)
+
+    def forget(self, belongs: Callable[[Hashable], bool]) -> None:
+        """Some routes are known to work again."""
+        for route in [route for route in self._cooling if belongs(route)]:
+            del self._cooling[route]
 
     def failed(self, route: Hashable, now: float, asked_s: float = 0.0) -> None:
         """`asked_s`: the pause that the upstream asks for. One that fails while it cools cools no longer."""

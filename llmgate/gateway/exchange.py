@@ -23,7 +23,7 @@ from ..store.prices import Snapshot
 from ..types import Ask, Meters, Source, Status, Usage
 from ..wire.endpoint import Endpoint
 from ..wire.heard import Heard, SseStream
-from .upstream import Answer
+from .upstream import Answer, Identity
 
 
 class Cut(StrEnum):
@@ -100,6 +100,7 @@ class Exchange:
         """Of the API, as the path names it."""
         self.started = time.monotonic()
         self.user = "-"
+        self.identity: Identity | None = None
         self.walk: asyncio.Task[None] | None = None
         """Kept here, because asyncio itself doesn't keep a task alive."""
         self.body: bytes | None = None

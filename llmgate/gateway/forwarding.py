@@ -125,6 +125,7 @@ class Forwarding:
     def __init__(self) -> None:
         self.cooldown = Cooldown()
         self._turns: dict[str, int] = {}
+        self._unready: set[str] = set()
 
     async def forward(self, exchange: Exchange, prepare: Prepare) -> Answer:
         """Ask until one answers. Raises UpstreamFailure."""
@@ -168,14 +169,22 @@ class Forwarding:
                         self.cooldown.failed(key_of(route), now, brought.retry_after_s or 0.0)
                     return came, what
 
+    def note_ready(self, upstream: str, ready: bool) -> None:
+        """What an upstream says of itself: one that isn't ready is asked after all others."""
+        if ready:
+            self._unready.discard(upstream)
+            self.cooldown.forget(lambda route: isinstance(route, tuple) and route[0] == upstream)
+        else:
+            self._unready.add(upstream)
+
+    def _cools(self, route: Route, now: float) -> bool:
+        return route.upstream.name in self._unready or self.cooldown.cools(key_of(route), now)
+
     def _in_order(self, routes: Sequence[Priced]) -> list[Priced]:
         if len(routes) == 1:
             return [routes[0]]
         now = time.monotonic()
-        chances = [
-            Chance(priced.route.weight, priced.rank, self.cooldown.cools(key_of(priced.route), now))
-            for priced in routes
-        ]
+        chances = [Chance(priced.route.weight, priced.rank, self._cools(priced.route, now)) for priced in routes]
         return [routes[index] for index in routing.ordered(chances, random.random)]
 
     def _in_turn(self, upstream: Upstream) -> list[Secret]:

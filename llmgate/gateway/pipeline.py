@@ -51,6 +51,7 @@ from ..wire.endpoint import Dialect, Terms
 from ..wire.gemini import GEMINI
 from ..wire.heard import SseStream, Stream
 from ..wire.openai import LONGEST_TAG, MOST_TAGS
+from . import health
 from . import upstream as up
 from .exchange import Cut, Exchange, Priced, Resolved, outcome_of, why_cut_off
 from .forwarding import Forwarding, key_of
@@ -71,7 +72,7 @@ from .http import (
     unread,
 )
 from .paths import Asked
-from .upstream import Answer, Sent
+from .upstream import Answer, Identity, Sent
 from .writer import Writer, unavailable
 
 log = logging.getLogger("llmgate.request")
@@ -129,10 +130,12 @@ class Gateway:
         self._transports = {name: up.transport_for(upstream) for name, upstream in upstreams.items()}
         self._resolved: dict[tuple[str, str, str, bool], Resolved] = {}
         self._forwarding = Forwarding()
+        self._health = asyncio.ensure_future(health.watch(config, upstreams, self._transports, self._forwarding))
 
     def reload(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
         """Serve by another config from the next request on; what is in flight ends by the one that it began with."""
         old = list(self._transports.values())
+        self._health.cancel()
         self._configure(config, upstreams)
         self._spawn(self._retire(old, set(self.in_flight)))
         billing = self.policy.billing
@@ -149,6 +152,7 @@ class Gateway:
 
         What a broken or locked database doesn't take in time stays a hold, which the next start resolves.
         """
+        self._health.cancel()
         give_up = time.monotonic() + patience_s
         while (self._background or self._unsettled()) and time.monotonic() < give_up:
             self.interrupt_all()
@@ -227,6 +231,7 @@ class Gateway:
         """Everything before the hold. No body is read before the key is known."""
         key_hash, caller = self.authenticate(scope)
         exchange.user = caller.user
+        exchange.identity = Identity(caller.user, caller.plan)
         if self.writer.trouble is not None:
             raise unavailable()
         server = self.config.server
@@ -415,7 +420,7 @@ class Gateway:
             url=up.url_for(
                 route, exchange.endpoint.path, scope["query_string"].decode("latin-1"), secret, exchange.version
             ),
-            headers=up.request_headers(scope["headers"], route.upstream, secret),
+            headers=up.request_headers(scope["headers"], route.upstream, secret, exchange.identity),
             body=exchange.endpoint.write(exchange.body, fields, changes) if changes else exchange.body,
         )
 

@@ -9,6 +9,11 @@ things that a gateway needs and aiohttp doesn't do are added here, and nowhere e
 
 Not public in aiohttp: `StreamReader._read_nowait`, `TCPConnector._factory`, and `ResponseHandler` with its `_payload`.
 They are the same in 3.11 to 3.14; a version that changes them fails in `tests/gateway/test_transport.py`.
+
+HTTP/2 is not spoken to upstreams, although many offer it. It saves handshakes, which kept connections save as well. But
+a lost packet would hold up every stream that shares the connection, an upstream's bound on streams per connection would
+queue requests that hold credit, and a connection that dies would take all of them along. Nor does a client for asyncio
+that speaks it keep up: httpx's own transport is a fifth as fast.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import asyncio
 import functools
 import io
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -44,18 +49,34 @@ class _Stale(aiohttp.ServerDisconnectedError):
     """`StaleConnection` on its way through aiohttp."""
 
 
-def _meaning(error: Exception) -> httpx.TransportError:
+UNSENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.LocalProtocolError,
+)
+"""What says that a request was not sent, so that trying again is safe."""
+
+
+def _meaning(error: Exception, *, connected: bool = True) -> httpx.TransportError:
     """Say in httpx's words what happened. Whatever isn't surely unsent counts as sent."""
     match error:
         # the request was not sent
         case aiohttp.ConnectionTimeoutError():
             return httpx.ConnectTimeout("no connection in time")
+        case aiohttp.ClientProxyConnectionError():
+            return httpx.ProxyError(f"no connection to the proxy: {error.os_error}")
+        case aiohttp.ClientHttpProxyError():  # it answered CONNECT with another status than 200
+            return httpx.ProxyError(f"HTTP {error.status}")
         case aiohttp.ClientConnectorError():  # name lookup, refusal, TLS
             return httpx.ConnectError(str(error.os_error))
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
             return httpx.UnsupportedProtocol("not a URL that HTTP can ask")
         case ValueError():
             return httpx.LocalProtocolError(str(error))
+        case _ if not connected:  # a proxy that broke off before there was a tunnel
+            return httpx.ConnectError(str(error) or type(error).__name__)
         # it was, or may have been
         case _Stale():
             return StaleConnection("the idle connection was closed")
@@ -71,11 +92,17 @@ def _meaning(error: Exception) -> httpx.TransportError:
             return httpx.ReadError(str(error) or type(error).__name__)
 
 
-@functools.cache
-def _verified() -> ssl.SSLContext:
-    """Certificates are checked against `SSL_CERT_FILE` or `SSL_CERT_DIR` if set, else certifi's. Reading them takes
-    20 ms, so all upstreams share them."""
-    return httpx.create_ssl_context()
+@functools.lru_cache(maxsize=64)
+def _trusting(ca: str | None) -> ssl.SSLContext:
+    """Certificates are checked against the authorities in a PEM text, and no others; None: those in `SSL_CERT_FILE` or
+    `SSL_CERT_DIR` if set, else certifi's. Reading them takes 20 ms, so upstreams share them."""
+    if ca is None:
+        return httpx.create_ssl_context()
+    # Not create_default_context: without a certificate it would trust the public ones, and since Python 3.13 it refuses
+    # authorities that are not made by the book, as those of many a company are.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=ca)
+    return context
 
 
 _connected: ContextVar[Callable[[], None]] = ContextVar("connected")
@@ -88,12 +115,17 @@ class _Pool(aiohttp.TCPConnector):
     generation = 0
     """Goes up when an idle connection turned out dead; connections of an earlier one are not used again."""
 
+    certificate: Mapping[str, Any] | None = None
+    """What the upstream showed when the latest connection was made, as `SSLSocket.getpeercert` has it."""
+
     def __init__(self, context: ssl.SSLContext, keepalive_s: float) -> None:
         super().__init__(limit=0, ssl=context, keepalive_timeout=keepalive_s)
         self._factory: Any = functools.partial(_Protocol, asyncio.get_running_loop(), self)
 
     async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
         connection = await super().connect(*args, **kwargs)
+        if connection.transport is not None:
+            self.certificate = connection.transport.get_extra_info("peercert")
         _connected.get()()
         return connection
 
@@ -188,16 +220,26 @@ class Transport(AiohttpTransport):
     """The connections to one upstream. Made inside the running loop, closed by `aclose()`.
 
     What it is given is what is sent, and what came is what it gives: no header is invented, no cookie kept, no redirect
-    followed, nothing decompressed, no proxy taken from the environment. Of `extensions["timeout"]` it obeys `connect`,
-    which spans from the name lookup to the end of the TLS handshake, and `read`. All other waiting is the caller's to
-    bound: cancelling a request or a read closes its connection. `extensions["connected"]` is called once there is one:
-    who cancels before that knows that nothing was sent.
+    followed, nothing decompressed, no proxy but the given one. Through a proxy an https upstream is reached by a tunnel
+    (CONNECT), so that the proxy sees neither secret nor request; an http one is asked through it. Of
+    `extensions["timeout"]` it obeys `connect`, which spans from the name lookup to the end of the TLS handshake, and
+    `read`. All other waiting is the caller's to bound: cancelling a request or a read closes its connection.
+    `extensions["connected"]` is called once there is one: who cancels before that knows that nothing was sent.
     """
 
-    def __init__(self, *, verify: ssl.SSLContext | bool = True, keepalive_s: float = 30.0) -> None:
-        super().__init__(verify=_verified() if verify is True else verify)
+    def __init__(
+        self,
+        *,
+        verify: ssl.SSLContext | bool = True,
+        keepalive_s: float = 30.0,
+        ca: str | None = None,
+        proxy: str | None = None,
+    ) -> None:
+        super().__init__(verify=_trusting(ca) if verify is True else verify)
+        self._pool = _Pool(self.ssl_context, keepalive_s)
+        self._proxy = URL(proxy) if proxy else None
         self._session = self.client = aiohttp.ClientSession(
-            connector=_Pool(self.ssl_context, keepalive_s),
+            connector=self._pool,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             auto_decompress=False,
@@ -205,6 +247,11 @@ class Transport(AiohttpTransport):
             read_bufsize=_READ_AHEAD,
             max_field_size=2**16,
         )
+
+    @property
+    def certificate(self) -> Mapping[str, Any] | None:
+        """The upstream's, of the latest connection; None without TLS."""
+        return self._pool.certificate
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         encoding = request.headers.encoding
@@ -218,7 +265,15 @@ class Transport(AiohttpTransport):
             body = request.stream
             headers.popall("transfer-encoding", None)  # aiohttp writes its own
         timeout = request.extensions.get("timeout", {})
-        _connected.set(request.extensions.get("connected", lambda: None))
+        told, connected = request.extensions.get("connected"), False
+
+        def note() -> None:
+            nonlocal connected
+            connected = True
+            if told is not None:
+                told()
+
+        _connected.set(note)
         try:
             response = await self._session.request(
                 request.method,
@@ -226,10 +281,11 @@ class Transport(AiohttpTransport):
                 headers=headers,
                 data=body,
                 allow_redirects=False,
+                proxy=self._proxy,
                 timeout=aiohttp.ClientTimeout(connect=timeout.get("connect"), sock_read=timeout.get("read")),
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _meaning(error) from error
+            raise _meaning(error, connected=connected) from error
         return httpx.Response(
             response.status,
             headers=response.raw_headers,

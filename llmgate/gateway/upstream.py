@@ -16,7 +16,7 @@ from ..errors import NO_RETRY, UpstreamFailure
 from ..presets import DEPLOYMENT_PATHS
 from ..routing import Route
 from .sandbox import Sandbox
-from .transport import StaleConnection, Transport
+from .transport import UNSENT, StaleConnection, Transport
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -87,11 +87,25 @@ class Answer:
 
 
 def transport_for(upstream: Upstream) -> httpx.AsyncBaseTransport:
-    return Sandbox() if upstream.preset == "sandbox" else Transport()
+    return Sandbox() if upstream.preset == "sandbox" else Transport(ca=upstream.ca, proxy=upstream.proxy)
 
 
-def request_headers(client: Iterable[tuple[bytes, bytes]], upstream: Upstream, secret: Secret | None) -> Headers:
-    """The client's headers, less what is between it and us, plus the upstream's secret and own headers."""
+class Identity(NamedTuple):
+    """Who asks, for upstreams that want to know."""
+
+    user: str
+    plan: str | None = None
+
+    def headers(self) -> Headers:
+        plan = [(b"X-Plan-ID", self.plan.encode())] if self.plan else []
+        return [(b"X-User-ID", self.user.encode()), *plan]
+
+
+def request_headers(
+    client: Iterable[tuple[bytes, bytes]], upstream: Upstream, secret: Secret | None, identity: Identity | None = None
+) -> Headers:
+    """The client's headers, less what is between it and us, plus the upstream's secret and own headers, and who asks
+    where the upstream is told that."""
     client = list(client)
     named = _named_in_connection(client)
     own = {name.lower().encode() for name in (*upstream.headers, upstream.auth_name)}
@@ -105,6 +119,8 @@ def request_headers(client: Iterable[tuple[bytes, bytes]], upstream: Upstream, s
     ]
     headers.append((b"accept-encoding", b"identity"))
     headers += [(name.encode(), value.encode()) for name, value in upstream.headers.items()]
+    if upstream.identify and identity is not None:
+        headers += identity.headers()
     if secret is not None and upstream.auth in ("bearer", "header"):
         value = f"Bearer {secret.reveal()}" if upstream.auth == "bearer" else secret.reveal()
         headers.append((upstream.auth_name.encode(), value.encode()))
@@ -133,6 +149,9 @@ def _url(base_url: str, path: str, query: str) -> httpx.URL:
     return httpx.URL(f"{base_url}{path}{'?' if query else ''}{query}")
 
 
+SANDBOX_URL = "http://sandbox.invalid/v1"
+"""Stands for an address where there is none: the sandbox is inside this process."""
+
 _VERSIONED = re.compile(r".*/v\d+[a-z]*")
 
 
@@ -141,18 +160,33 @@ def url_for(route: Route, path: str, client_query: str, secret: Secret | None, v
 
     `version` is the client's, where the path has one of its own (Gemini): it is sent where the base URL has none.
     """
-    upstream = route.upstream
-    base = upstream.base_url or "http://sandbox.invalid/v1"
-    if version and not _VERSIONED.fullmatch(base):
-        base += f"/{version}"
-    path = path.replace("{model}", quote(route.model, safe=""))
+    upstream, model = route.upstream, quote(route.model, safe="")
+    path = path.replace("{model}", model)
     if upstream.deployments and path in DEPLOYMENT_PATHS:
-        base += f"/deployments/{quote(route.model, safe='')}"
+        path = f"/deployments/{model}{path}"
+    if version and not _VERSIONED.fullmatch(upstream.base_url or SANDBOX_URL):
+        path = f"/{version}{path}"
+    return address(upstream, path, client_query, secret)
+
+
+def address(upstream: Upstream, path: str, client_query: str, secret: Secret | None) -> httpx.URL:
+    """Where a `path` is at an upstream, with what the upstream wants in every query."""
     own = dict(upstream.query)
     if upstream.auth == "query" and secret is not None:
         own[upstream.auth_name] = secret.reveal()
     kept = "&".join(pair for pair in client_query.split("&") if pair and pair.partition("=")[0] not in (*own, "key"))
-    return _url(base, path, "&".join(part for part in (kept, urlencode(own)) if part))
+    return _url(upstream.base_url or SANDBOX_URL, path, "&".join(part for part in (kept, urlencode(own)) if part))
+
+
+def health_url(upstream: Upstream) -> httpx.URL:
+    """Where a server of one's own says whether it is ready."""
+    assert upstream.health is not None
+    return beside(upstream, upstream.health)
+
+
+def beside(upstream: Upstream, path: str) -> httpx.URL:
+    """A path of the server itself, which is beside its versions."""
+    return httpx.URL(re.sub(r"/v\d+$", "", upstream.base_url) + path)
 
 
 async def ask(transport: httpx.AsyncBaseTransport, route: Route, sent: Sent, connected: Callable[[], None]) -> Answer:
@@ -170,7 +204,7 @@ async def ask(transport: httpx.AsyncBaseTransport, route: Route, sent: Sent, con
     )
     try:
         response = await transport.handle_async_request(request)
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
+    except UNSENT as error:
         raise UpstreamFailure(f"upstream {upstream.name} can't be reached", reached=False) from error
     except StaleConnection as error:
         raise UpstreamFailure(f"upstream {upstream.name} closed an idle connection", reached=False) from error

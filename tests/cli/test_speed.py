@@ -37,6 +37,7 @@ print("imported:", *(name for name in {names!r} if name in sys.modules), file=sy
         (["usage", "--format", "csv"], HEAVY),
         (["credits", "--json"], HEAVY),
         (["config", "check"], HEAVY),
+        (["upstreams"], HEAVY),
         (["models", "--help"], ("hypercorn", "aiohttp", "httpx", "sqlite_utils", "genai_prices")),
         (["models"], ("hypercorn", "aiohttp", "httpx", "sqlite_utils")),
     ],
