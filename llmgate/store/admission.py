@@ -111,6 +111,8 @@ class _Bill(NamedTuple):
     """The longest answer that a room in nano-USD carries; None: not even the shortest that is worth sending."""
     longest_alone: Callable[[int], int | None]
     """The same if nothing else were in flight."""
+    least_alone: int
+    """What the shortest answer would cost then."""
     output_costs: bool
 
 
@@ -122,7 +124,7 @@ def _bill(claim: Claim, pool: Pool | None) -> _Bill:
             return amount_at(price, quote.input_tokens, output, quote.choices)
 
         fitting = partial(clamped_output, quote, price)
-        return _Bill(plain, plain, fitting, fitting, price.output > 0)
+        return _Bill(plain, plain, fitting, fitting, plain(quote.floor_tokens), price.output > 0)
     beside, alone = fixed_nano(price.fixed), pool.alone()
 
     def own(output: int) -> int:
@@ -135,7 +137,8 @@ def _bill(claim: Claim, pool: Pool | None) -> _Bill:
         return beside + alone.cost(bound_tokens(quote, output))
 
     # What it may cost depends on what is placed after it: its answer is bounded even where nothing of it costs yet.
-    return _Bill(own, cost, partial(longest, quote, cost), partial(longest, quote, cost_alone), output_costs=True)
+    fitting, fitting_alone = partial(longest, quote, cost), partial(longest, quote, cost_alone)
+    return _Bill(own, cost, fitting, fitting_alone, cost_alone(quote.floor_tokens), output_costs=True)
 
 
 def admit(
@@ -201,20 +204,17 @@ def _ceilings(
 ) -> Iterator[_Ceiling]:
     """All of them; those that money cures come first."""
     quote = claim.quote
-    floor_nano = bill.cost(quote.floor_tokens)
     free = not bill.cost(quote.output_tokens)  # of charge: so for everybody, also for who has nothing left
     if not free or pool is not None:
         # A room below zero doesn't stand in the way of what costs nothing as things are.
         least = 0 if free else -MOST_NANO
         if caller.prepaid:
             room = max(caller.balance_nano - caller.held_nano, least)
-            yield _Ceiling(
-                partial(bill.longest, room), partial(_no_credit, caller, bill, floor_nano), bill.output_costs
-            )
+            yield _Ceiling(partial(bill.longest, room), partial(_no_credit, caller, bill), bill.output_costs)
         for standing in standings:
             if standing.limit.unit is Unit.USD:
                 room = max(standing.room, least)
-                refuse = partial(_over, standing, floor_nano, now_ms)
+                refuse = partial(_over, standing, bill.least_alone, now_ms)
                 yield _Ceiling(partial(bill.longest, room), refuse, bill.output_costs)
     for room, ids in pool.rooms if pool else ():
         assert pool is not None
@@ -258,13 +258,13 @@ def _most(quote: Quote, room: int, least: int, *, written: bool) -> int | None:
 # ── refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _no_credit(caller: Caller, bill: _Bill, floor_nano: int) -> Refusal:
+def _no_credit(caller: Caller, bill: _Bill) -> Refusal:
     """Wait, where the room is only taken by other requests in flight; pay, where it isn't there at all."""
     if bill.longest_alone(caller.balance_nano) is not None:
         return _held("the remaining credit is held by other requests in flight")
     have = f" of {dollars(caller.balance_nano - caller.held_nano)}" if caller.account_kind == "user" else ""
     return Refusal(
-        f"the remaining credit{have} doesn't carry this request, which may cost {dollars(floor_nano)} "
+        f"the remaining credit{have} doesn't carry this request, which may cost {dollars(bill.least_alone)} "
         "even with a short answer: ask your admin for credits",
         code="insufficient_credits",
         headers=NO_RETRY,
@@ -298,7 +298,7 @@ def _over(standing: Standing, need: int, now_ms: int) -> Refusal:
             code=code,
             headers=(("retry-after", str(HELD_RETRY_S)),),
         )
-    waits = standing.held and limit.unit is not Unit.REQUESTS and need <= standing.amount - standing.used
+    waits = limit.unit is not Unit.REQUESTS and need <= standing.amount - standing.used  # only others are in the way
     if waits and budget:
         return _held(f"the rest of {named} is held by other requests in flight")
     if waits:

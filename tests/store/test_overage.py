@@ -129,6 +129,17 @@ def test_one_that_would_make_the_others_overspend_waits(book: Book) -> None:
     assert place(book, key, bound=99, output=1).grant.amount_nano == 0
 
 
+def test_whom_only_others_are_in_the_way_of_a_budget_waits(book: Book) -> None:
+    key = subscriber(book)
+    with book.write() as tx:
+        limits.hang(tx, "alice", ["$0.00001/day"])  # 10,000 nano: 100 tokens past the included ones
+    first = place(book, key, bound=999, output=1)
+    assert refused(book, key, bound=149, output=1).code == "credits_held"
+    settle(book, first, 1_000)
+    told = refused(book, key, bound=149, output=1)
+    assert (told.code, "can never fit" in told.message) == ("budget_exceeded", True)
+
+
 def test_a_budget_on_another_key_is_not_overspent_by_this_one(book: Book) -> None:
     """The quota is the user's, the budget that one key's: what this key uses up, the other must be able to pay."""
     subscriber(book, billing=Billing.METERED)
