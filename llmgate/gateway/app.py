@@ -79,7 +79,8 @@ class App:
             wrong = self._unready()
             answer = {"status": "ok"} if wrong is None else {"status": "unavailable", "storage": wrong}
             return await _reply(send, answer, 200 if wrong is None else 503)
-        if match := MODELS.fullmatch(path):
+        method_of_model = scope["method"] == "POST" and b":" in path  # one of Google's that isn't served
+        if (match := MODELS.fullmatch(path)) and not method_of_model:
             _allow(scope, "GET")
             _, caller = self._gateway.authenticate(scope)
             name = unquote((match[1] or b"").decode("latin-1"))
