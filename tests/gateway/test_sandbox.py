@@ -184,6 +184,18 @@ async def test_what_it_cannot_answer(path: str, body: Any) -> None:
     assert (said.get("type") == "error") is path.startswith("messages")
 
 
+@pytest.mark.parametrize("path", ENDPOINTS)
+async def test_it_does_not_talk_for_ever(path: str) -> None:
+    """It works inside the gateway: what a body of 32 MiB makes it echo keeps everybody waiting."""
+    endpoint, _, field, _ = ENDPOINTS[path]
+    long = "x " * 100_000
+    body = {"prompt": long, "input": long, "messages": [{"role": "user", "content": long}], field: 10**6}
+    heard = endpoint.hear((await ask(path, body)).content)
+    assert heard is not None
+    assert heard.usage is not None
+    assert heard.usage.meters.output_tokens == 16_384
+
+
 async def test_it_always_says_something() -> None:
     assert (await ask("messages", {"messages": []})).json()["content"][0]["text"] == "Hello from the sandbox."
     assert (await ask("responses", {"input": []})).json()["usage"]["output_tokens"] == 6

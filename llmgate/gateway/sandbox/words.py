@@ -11,8 +11,9 @@ import msgspec
 CREATED = 1_767_225_600
 """2026-01-01: an answer is the same on every day."""
 
-MOST_CHOICES = 128
-"""It works inside the gateway: what it is asked for must not keep the others waiting."""
+MOST_CHOICES, MOST_OUTPUT = 128, 16_384
+"""Answers to one question, and tokens of each. It works inside the gateway: what it is asked for must not
+keep the others waiting."""
 
 Told = dict[str, Any] | Iterator[bytes]
 """A whole answer, or the pieces of a stream."""
@@ -50,7 +51,8 @@ def read(parts: list[str]) -> int:
 def echo(said: str, bound: Any) -> Echo:
     """The text in words, cut where it would exceed the bound."""
     said = said or "Hello from the sandbox."
-    cut = isinstance(bound, int) and tokens(said) > bound
+    bound = min(bound, MOST_OUTPUT) if isinstance(bound, int) else MOST_OUTPUT
+    cut = tokens(said) > bound
     if cut:
         said = said.encode()[: bound * 4].decode("utf-8", "ignore")
     return Echo([word for word in said.replace(" ", " \0").split("\0") if word], cut)
