@@ -28,7 +28,7 @@ JSON = (b"content-type", b"application/json")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-GEMINI_PATH = re.compile(rb"/v1(alpha|beta)/|/v1/models/[^/]*:")
+GEMINI_PATH = re.compile(rb"/v1(alpha|beta)/|/v1/models/.+:[A-Za-z]+$")
 """Where Google's clients may put their key into the query."""
 
 

@@ -376,8 +376,9 @@ def test_a_models_name_with_a_slash(served: Served, up: Replay, alice: Person, v
     for name in ("org/zeta", "org%2Fzeta"):
         path = f"/{version}/models/{name}:generateContent"
         assert ask(served, path, CONTENTS, {"x-goog-api-key": alice.key}).status_code == 200
+        assert ask(served, f"{path}?key={alice.key}", CONTENTS, {}).status_code == 200
     assert {request.path for request in up.requests} == {f"/{version}/models/org%2Fzeta:generateContent"}
-    served.settled(alice, 2)
+    served.settled(alice, 4)
 
 
 @pytest.mark.parametrize(
