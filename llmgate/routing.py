@@ -79,6 +79,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     max_output: int
     fallbacks: tuple[Target, ...] = ()
     """Other models, which may answer where none of the routes does. They have no fallbacks of their own."""
+    unpriced: bool = False
+    """Nobody knows what it costs: it isn't for accounts whose money can run out."""
 
 
 class _Place(NamedTuple):
@@ -207,6 +209,31 @@ def _free_route(place: _Place) -> Route:
     """For requests that nobody bills, whatever their model costs."""
     tariff = Tariff(FREE, CostSource.CONFIG, FREE, {})
     return Route(upstream=place.upstream, model=place.model, tariff=tariff, context_window=None, weight=place.weight)
+
+
+def at(upstream: Upstream, name: str, there: str, tariff: Tariff | None = None) -> Target:
+    """A path of an upstream, or what lies there, as a model: `name` is what clients call it, `there` what it is called
+    there. Without a tariff nobody bills it."""
+    tariff = tariff or Tariff(FREE, CostSource.CONFIG, FREE, {})
+    there = there.strip("/") or "/"
+    return Target(
+        model=name,
+        names=tuple(dict.fromkeys((name, f"{upstream.name}/{there}"))),
+        routes=(Route(upstream=upstream, model=there, tariff=tariff, context_window=None),),
+        max_output=1,
+    )
+
+
+def tariff_of(config: Config, upstream: Upstream) -> Tariff | None:
+    """The prices of an upstream that hold whatever is asked of it; None: what it costs depends on the model."""
+    where = f"[upstreams.{upstream.name}]"
+    charge = _written(upstream.price, f"{where} price") or _flat(config.defaults.flat_rate)
+    cost = _written(upstream.cost, f"{where} cost") or charge
+    if cost is None:
+        return None
+    return Tariff(
+        cost.price, CostSource.CONFIG, charge.price if charge else None, {}, cost.by, charge.by if charge else ""
+    )
 
 
 def _entries(config: Config, model: str, place: _Place) -> Iterator[ModelTable]:

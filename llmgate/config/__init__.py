@@ -18,14 +18,28 @@ from .finding import Loaded, database_path, environment, find_config, load, spli
 from .paths import FILE_NAME
 from .reading import InvalidConfig, dotted, parse, read
 from .resolving import Place, Resolved, Upstream, known_upstreams, resolve, secret_places
-from .rules import MOST_WORKERS, PRICE_KEYS, Secret
-from .tables import Accounting, Config, Defaults, Log, ModelTable, Route, Server, Timeout, UpstreamTable
+from .rules import METHODS, MOST_WORKERS, PLAIN_PATH, PRICE_KEYS, Secret, is_own
+from .tables import (
+    Accounting,
+    Config,
+    Defaults,
+    Log,
+    ModelTable,
+    PathTable,
+    Route,
+    Server,
+    Timeout,
+    UpstreamTable,
+    passed_to,
+)
 from .variables import upstreams_from_environment
 from .writing import default_toml, to_toml
 
 __all__ = [
     "FILE_NAME",
+    "METHODS",
     "MOST_WORKERS",
+    "PLAIN_PATH",
     "PRICE_KEYS",
     "Accounting",
     "Config",
@@ -34,6 +48,7 @@ __all__ = [
     "Loaded",
     "Log",
     "ModelTable",
+    "PathTable",
     "Place",
     "Resolved",
     "Route",
@@ -47,9 +62,11 @@ __all__ = [
     "dotted",
     "environment",
     "find_config",
+    "is_own",
     "known_upstreams",
     "load",
     "parse",
+    "passed_to",
     "read",
     "resolve",
     "secret_places",

@@ -18,10 +18,12 @@ from msgspec.structs import replace
 from ..errors import ConfigError
 from ..limits import included_tokens
 from ..limits import parse as parse_limit
+from ..money import to_nano
 from ..presets import PRESETS, Preset
+from ..quoting import MOST_NANO
 from .paths import FILE_NAME
 from .rules import Rule, Secret, because, nearest, one_of
-from .tables import Config, preset_of
+from .tables import Config, PathTable, passed_to, preset_of
 from .variables import upstreams_from_environment
 
 
@@ -259,4 +261,62 @@ def _check_fallbacks(config: Config) -> Iterator[str]:
                 yield f"{dotted('models', model, 'fallbacks', index)} must be another model than {model}"
 
 
-_CHECKS = (_check_tls, _check_upstreams, _check_routes, _check_fallbacks, _check_plans)
+def _check_paths(config: Config) -> Iterator[str]:
+    for path, table in config.routes.items():
+        at = dotted("routes", path)
+        if table.upstream not in config.upstreams:
+            hint = nearest(table.upstream, config.upstreams, otherwise="")
+            add = f"add [{dotted('upstreams', table.upstream)}]"
+            yield f'{at}.upstream must be a configured upstream, not "{table.upstream}" ({hint or add})'
+        if table.path is not None and table.path.endswith("*") != path.endswith("*"):
+            yield f"{at}.path must end with * where the path that clients ask does, and only there"
+        if table.methods == ():
+            yield f"{at}.methods must have a method in its list"
+        yield from _check_metering(at, table)
+
+
+def _check_metering(at: str, table: PathTable) -> Iterator[str]:
+    sold = {"price": table.price, "cost": table.cost}
+    counted = {"meter": table.meter, "fallback": table.fallback, "most": table.most}
+    if table.unmetered:
+        said_all = (sold | counted).items()
+        yield from (
+            f"{at}.{key} must be left out where unmetered is true" for key, said in said_all if said is not None
+        )
+        return
+    if table.price is None:
+        yield f"{at}.price is missing: what each {table.unit} is sold for, 0 for nothing, or unmetered = true"
+    if table.unit == "request":
+        for key, said in counted.items():
+            if said is not None:
+                yield f"{at}.{key} must be left out where the unit is a request: say what is counted with unit"
+        return
+    for key, said in counted.items():
+        if said is None:
+            yield f"{at}.{key} is missing: {_ABOUT_METERING[key]}"
+    if table.most is not None and table.fallback is not None and table.fallback > table.most:
+        yield f"{at}.fallback must not be more than most"
+    dearest = max(to_nano(table.price or 0), to_nano(table.cost or 0))
+    if (table.most or 1) * dearest > MOST_NANO:
+        yield f"{at}.most times the price must not be more than a request may ever cost, a million USD"
+
+
+_ABOUT_METERING = {
+    "meter": "where the answer says how many units there were",
+    "fallback": "how many units are charged where the answer doesn't say it",
+    "most": "how many units are set aside for accounts whose money can run out",
+}
+
+
+def _check_passthrough(config: Config) -> Iterator[str]:
+    for index, path in enumerate(config.server.passthrough):
+        at = dotted("server", "passthrough", index)
+        if passed_to(config, path) is None:
+            yield f"{at} needs an upstream that speaks the format of {path}, and there is none"
+        if path in config.routes:
+            yield f"{at} must not be {path}, which has a route"
+
+
+_CHECKS = (
+    *(_check_tls, _check_upstreams, _check_routes, _check_fallbacks, _check_plans, _check_paths, _check_passthrough),
+)

@@ -15,7 +15,7 @@ from ..presets import Format, OnDisconnect, Preset
 from .paths import is_file, located
 from .reading import BAD, REFERENCE, InvalidConfig, PathOf, Reader, dotted, hints_of, mapping_of, split
 from .rules import VISIBLE, Price, Rule, Secret
-from .tables import Config, Timeout, UpstreamTable, preset_of
+from .tables import Config, Timeout, UpstreamTable, formats_of, preset_of
 from .variables import secret_variable
 
 AuthKind = Literal["bearer", "header", "query", "none"]
@@ -123,7 +123,7 @@ def _place(text: str, env: Mapping[str, str]) -> Place:
 def _complete(name: str, table: UpstreamTable) -> Upstream:
     preset = preset_of(name, table)
     kind, auth_name = _auth(table, preset)
-    formats = (table.format,) if table.format else preset.formats
+    formats = formats_of(table, preset)
     base_url = re.sub(r"(?<!:)/{2,}", "/", table.base_url or preset.base_url or "").rstrip("/")
     if formats == ("anthropic",) and not base_url.endswith("/v1"):
         base_url += "/v1"  # its own SDK takes the address without

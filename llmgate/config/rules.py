@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
-from .. import clock, limits
+from .. import clock, limits, metering
 from ..errors import UsageError
 from ..money import to_nano
 from ..names import NAME
@@ -103,6 +103,10 @@ def _count(number: int) -> int:
     if not 1 <= number <= 2**31:
         raise ValueError
     return number
+
+
+def _quantity(number: int) -> int:
+    return 0 if number == 0 else _count(number)
 
 
 def _workers(number: int) -> int:
@@ -243,6 +247,50 @@ def _header_name(name: str) -> str:
     return _matching(_TOKEN)(name)
 
 
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+OWN_PATHS = (
+    *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/responses/input_tokens"),
+    *("/v1/images/generations", "/v1/images/edits", "/v1/images/variations"),
+    *("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech", "/v1/moderations", "/v1/rerank"),
+    *("/v1/messages", "/v1/messages/count_tokens", "/v1/models", "/v1beta/models", "/v1alpha/models"),
+    *("/health", "/ready", "/metrics", "/user/balance", "/user/monitor", "/user/limit"),
+)
+"""Where llmgate answers itself, or meters in its own way: no route gets there."""
+
+OWN_BELOW = ("/v1/models/", "/v1beta/models/", "/v1alpha/models/", "/v1/responses/", "/user/", "/admin/")
+"""And all that is below these."""
+
+_STEP = r"/(?!\.{1,2}(?:[/*]|$))[A-Za-z0-9._:@-]+"
+PLAIN_PATH = rf"(?:{_STEP})+"
+"""A path that everybody reads alike: no empty step, no `..`, nothing encoded."""
+
+_PATTERN = rf"(?=/.{{1,200}}$)(?:{PLAIN_PATH}|(?:{_STEP})*/?\*)"
+
+
+def _route_path(text: str) -> str:
+    _matching(_PATTERN)(text)
+    if is_own(text):
+        raise ValueError("llmgate itself answers there")
+    return text
+
+
+def is_own(path: str) -> bool:
+    folded = path.casefold()
+    return folded in OWN_PATHS or folded.startswith(OWN_BELOW)
+
+
+def _passthrough(text: str) -> str:
+    if not text.startswith("/v1/"):
+        raise ValueError
+    return _route_path(text)
+
+
+def _expression(text: str) -> str:
+    metering.compiled(text)
+    return text
+
+
 # An annotation is an expression: each alias is a type for mypy, and a rule for the reader.
 _NAME = NAME.pattern
 _MODEL = r"(?!.*\.\.)[A-Za-z0-9._:@/-]+"
@@ -256,6 +304,7 @@ SecretTexts = Annotated[tuple[SecretText, ...], Rule("a text, or a list of them"
 Seconds = Annotated[float, Rule(_SECONDS, accept=(int, Decimal), check=_seconds)]
 Grace = Annotated[float, Rule("a number of seconds, at most a week", accept=(int, Decimal), check=_grace)]
 Count = Annotated[int, Rule("a whole number of at least 1", accept=(int,), check=_count)]
+Quantity = Annotated[int, Rule("a whole number of at least 0", accept=(int,), check=_quantity)]
 Workers = Annotated[int, Rule(f"a whole number from 1 to {MOST_WORKERS}", accept=(int,), check=_workers)]
 Size = Annotated[int, Rule('a size such as "32MiB" or a number of bytes', accept=(int, str), check=_size, fixed=True)]
 Usd = Annotated[Decimal, Rule("USD: 0 or more, at most 9 decimals", accept=(int, Decimal), check=_usd)]
@@ -285,5 +334,19 @@ LimitText = Annotated[str, Rule(f"a limit, such as {limits.EXAMPLES}", check=_li
 Percent = Annotated[int, Rule("a percentage from 1 to 100", accept=(int,), check=_percent)]
 PlanName = Annotated[str, Rule(f"the name of a plan, {_NAME}", check=_matching(_NAME), fixed=True)]
 ModelGlob = Annotated[str, Rule("a model, or a glob such as gpt-4o*", check=_matching(r"[!-~]+"))]
+RoutePath = Annotated[
+    str, Rule('a path such as "/v1/translate", with * at its end for all that begin so', check=_route_path, fixed=True)
+]
+PassedPath = Annotated[
+    str, Rule('a path such as "/v1/files*", * meaning all that begin so', check=_passthrough, fixed=True)
+]
+ThePath = Annotated[
+    str, Rule('a path such as "/v2/translate", or with * at its end', check=_matching(_PATTERN), fixed=True)
+]
+Expression = Annotated[str, Rule("a JMESPath expression", check=_expression, fixed=True)]
+MeterUnit = Annotated[
+    metering.Unit, Rule(f"one of: {', '.join(metering.METER)}", check=one_of(tuple(metering.METER)), fixed=True)
+]
+Method = Annotated[str, Rule(f"one of: {', '.join(METHODS)}", check=one_of(METHODS), fixed=True)]
 PriceKey = Annotated[str, Rule(f"a price; known are {', '.join(PRICE_KEYS)}", check=one_of(PRICE_KEYS))]
 Price = Annotated[Mapping[PriceKey, Usd] | Literal["free"], Rule(_PRICES, check=_price, fixed=True)]

@@ -17,26 +17,33 @@ from .rules import (
     Bind,
     Count,
     Database,
+    Expression,
     FilePath,
     Grace,
     HeaderName,
     HeaderValue,
     HealthPath,
     LimitText,
+    MeterUnit,
+    Method,
     ModelGlob,
     ModelName,
     Network,
     Origin,
+    PassedPath,
     Percent,
     PlanName,
     PresetName,
     Price,
     Proxy,
+    Quantity,
     QueryName,
     QueryValue,
+    RoutePath,
     Seconds,
     SecretTexts,
     Size,
+    ThePath,
     UpstreamModel,
     UpstreamName,
     Usd,
@@ -55,6 +62,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     client_ip_header: HeaderName | None = None
     cors_origins: tuple[Origin, ...] = ()
     usage_in_body: bool = False
+    passthrough: tuple[PassedPath, ...] = ()
     shutdown_grace: Grace = 30.0
     body_timeout: Seconds = 60.0
 
@@ -128,6 +136,24 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
     max_output: Count | None = None
 
 
+class PathTable(msgspec.Struct, frozen=True, kw_only=True):
+    """A path of the admin's own: where it goes, how it is metered, and what a unit is sold for."""
+
+    upstream: UpstreamName
+    path: ThePath | None = None
+    """Below the upstream's address; None: the same."""
+    methods: tuple[Method, ...] = ("POST",)
+    meter: Expression | None = None
+    """None: each request is one unit."""
+    unit: MeterUnit = "request"
+    fallback: Quantity | None = None
+    most: Count | None = None
+    price: Usd | None = None
+    cost: Usd | None = None
+    """None: the price."""
+    unmetered: bool = False
+
+
 class PlanTable(msgspec.Struct, frozen=True, kw_only=True):
     price: Usd = Decimal(0)
     limits: tuple[LimitText, ...] = ()
@@ -145,6 +171,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     accounting: Accounting = Accounting()
     upstreams: Mapping[UpstreamName, UpstreamTable] = msgspec.field(default_factory=dict)
     models: Mapping[ModelName, ModelTable] = msgspec.field(default_factory=dict)
+    routes: Mapping[RoutePath, PathTable] = msgspec.field(default_factory=dict)
     plans: Mapping[PlanName, PlanTable] = msgspec.field(default_factory=dict)
     path: Path | None = None
     """Where it was read; None for one made of the environment. Not an option."""
@@ -166,3 +193,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 def preset_of(name: str, table: UpstreamTable) -> Preset:
     """What is known of an upstream: by its `preset`, else by its name."""
     return PRESETS.get(table.preset or name, UNKNOWN)
+
+
+def formats_of(table: UpstreamTable, preset: Preset) -> tuple[Format, ...]:
+    return (table.format,) if table.format else preset.formats
+
+
+def passed_to(config: Config, path: str) -> str | None:
+    """The upstream of a path that has no route: the first that speaks the format it belongs to. As everywhere, the
+    sandbox is only meant where it is alone."""
+    spoken: Format = "anthropic" if path.startswith("/v1/messages") else "openai"
+    presets = {name: preset_of(name, table) for name, table in config.upstreams.items()}
+    real = [name for name, preset in presets.items() if preset.name != "sandbox"] or list(presets)
+    return next((name for name in real if spoken in formats_of(config.upstreams[name], presets[name])), None)

@@ -18,7 +18,7 @@ from ..store.keys import Caller
 from . import cors
 from .http import Receive, Scope, Send, names_connections, own_headers, respond, unread
 from .models import Offer
-from .paths import asked_at, dialect_of
+from .paths import dialect_of
 from .pipeline import Gateway, refuse
 
 log = logging.getLogger("llmgate.server")
@@ -49,8 +49,8 @@ class App:
                 return await respond(send, 204, cors.preflight(scope, told), b"")
             send = cors.telling(send, told)
         try:
-            asked = asked_at(scope["raw_path"])
-            if asked is not None and scope["method"] == "POST":
+            asked = self._gateway.paths.asked_at(scope["raw_path"], scope["method"])
+            if asked is not None:
                 await self._gateway.handle(asked, scope, receive, send)
             else:
                 async with unread(receive):
@@ -69,8 +69,8 @@ class App:
 
     async def _answer(self, scope: Scope, send: Send) -> None:
         path = scope["raw_path"]
-        if asked_at(path) is not None:
-            _allow(scope, "POST")
+        if methods := self._gateway.paths.methods(path):
+            _allow(scope, *methods)
         if path == b"/health":
             _allow(scope, "GET", "HEAD")
             return await _reply(send, {"status": "ok"})

@@ -71,7 +71,7 @@ from .http import (
     respond,
     unread,
 )
-from .paths import Asked
+from .paths import Asked, Paths, Way
 from .upstream import Answer, Identity, Sent
 from .writer import Writer, unavailable
 
@@ -131,6 +131,7 @@ class Gateway:
         self._resolved: dict[tuple[str, str, str, bool], Resolved] = {}
         self._forwarding = Forwarding()
         self._health = asyncio.ensure_future(health.watch(config, upstreams, self._transports, self._forwarding))
+        self.paths = Paths(config, upstreams, self._transports)
 
     def reload(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
         """Serve by another config from the next request on; what is in flight ends by the one that it began with."""
@@ -178,13 +179,13 @@ class Gateway:
     # ── 1 to 4: up to the hold ────────────────────────────────────────────────────────────────────────────────────────
 
     async def handle(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one POST from its first byte to its settlement.
+        """Serve one request from its first byte to its settlement.
 
         In a task of its own: a server that gives a connection up cancels who works for it, and what an upstream was
         sent is not undone by that. The client has left, that is all.
         """
-        exchange = Exchange(f"req_{secrets.token_hex(12)}", *asked)
-        exchange.walk = walk = asyncio.ensure_future(self._walk(exchange, scope, receive, send))
+        exchange = Exchange(f"req_{secrets.token_hex(12)}", asked.endpoint, asked.model, asked.version)
+        exchange.walk = walk = asyncio.ensure_future(self._walk(exchange, asked, scope, receive, send))
         try:
             await asyncio.shield(walk)
         except asyncio.CancelledError:
@@ -194,14 +195,14 @@ class Gateway:
                 self._leave(exchange)
             raise
 
-    async def _walk(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _walk(self, exchange: Exchange, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
         self.in_flight.add(exchange)
         status = 499
         try:
-            fields, claim = await self._admit(exchange, scope, receive)
+            fields, claim = await self._admit(exchange, asked, scope, receive)
             if self._ending:
                 raise UpstreamFailure("the gateway is shutting down", code="upstream_unavailable")
-            exchange.hold = await self._hold(exchange, claim)
+            exchange.hold = await self._hold(exchange, asked, claim)
             status = await self._serve(exchange, fields, scope, receive, send)
         except Disconnected:
             pass  # nobody is left to answer, and there is nothing to charge: 499 goes into the log
@@ -227,7 +228,7 @@ class Gateway:
             check_address(client_address(scope, self._trusted, self.config.server.client_ip_header), caller.ips)
         return key_hash, caller
 
-    async def _admit(self, exchange: Exchange, scope: Scope, receive: Receive) -> tuple[Fields, Claim]:
+    async def _admit(self, exchange: Exchange, asked: Asked, scope: Scope, receive: Receive) -> tuple[Fields, Claim]:
         """Everything before the hold. No body is read before the key is known."""
         key_hash, caller = self.authenticate(scope)
         exchange.user = caller.user
@@ -245,20 +246,26 @@ class Gateway:
         named = endpoint.refers_to(fields)
         if named:
             self.look(lambda tx: objects.check(tx, named, caller.account_id))
-        return fields, await self._claimed(exchange, key_hash, tags_of(scope))
+        return fields, await self._claimed(exchange, asked, key_hash, tags_of(scope))
 
-    async def _claimed(self, exchange: Exchange, key_hash: bytes, tags: dict[str, str]) -> Claim:
+    async def _claimed(self, exchange: Exchange, asked: Asked, key_hash: bytes, tags: dict[str, str]) -> Claim:
         """What a request wants set aside, by the prices of this moment. Raises Refusal as `holds.decide` does."""
-        assert exchange.ask is not None
-        endpoint = exchange.endpoint
-        exchange.resolved = await self.resolve(exchange.ask.model, endpoint.dialect.name, free=endpoint.free)
+        ask, endpoint = exchange.ask, exchange.endpoint
+        assert ask is not None
+        if asked.kept is not None:
+            exchange.resolved = await self._keeper(asked.kept, key_hash)
+            ask = exchange.ask = msgspec.structs.replace(ask, model=exchange.resolved.target.model)
+        elif asked.way is not None and ask.model == asked.way.name:
+            exchange.resolved = await self._resolve_way(asked.way, free=endpoint.free)
+        else:
+            exchange.resolved = await self.resolve(ask.model, endpoint.dialect.name, free=endpoint.free)
         if exchange.resolved.target.fallbacks:
             caller = self.look(lambda tx: keys.authenticate(tx, key_hash))
             plan = self.policy.plans.get(caller.plan or "")
             exchange.resolved = exchange.resolved.narrowed(
                 lambda names: caller.may_use(names) and (plan is None or plan.includes(names))
             )
-        claim = self._claim(exchange, exchange.ask, exchange.resolved, key_hash, tags)
+        claim = self._claim(exchange, ask, exchange.resolved, key_hash, tags)
         # Decided here as well, so that who is refused never takes the writer's time.
         self.look(lambda tx: holds.decide(tx, claim, self.policy))
         return claim
@@ -293,6 +300,28 @@ class Gateway:
             known = kept[asked] = Resolved(target, routes, transports, book.version)
         return known
 
+    async def _resolve_way(self, way: Way, *, free: bool) -> Resolved:
+        """The same for a path that the config adds. Its prices stand there: those set in the database are of models."""
+        book = await self.book()
+        key = self.today(), free
+        known = way.resolved.get(key)
+        if known is None or known.version != book.version:
+            target = way.target(free)
+            routes = await self.writer.run(lambda tx: tuple(_all_priced(tx, target)), patience_s=HOLD_PATIENCE_S)
+            known = way.resolved[key] = Resolved(target, routes, way.transports, book.version)
+        return known
+
+    async def _keeper(self, kept: str, key_hash: bytes) -> Resolved:
+        """Where something lies that the caller's account has made. Raises Refusal 404."""
+        book, transports, upstreams = await self.book(), self._transports, self.upstreams
+        made = self.look(lambda tx: objects.made(tx, kept, keys.authenticate(tx, key_hash).account_id))
+        upstream = upstreams.get(made.upstream)
+        if upstream is None:
+            raise Refusal(f"the upstream that keeps {kept!r} is no longer there", code="not_found")
+        target = routing.at(upstream, made.model, made.upstream_model)
+        routes = await self.writer.run(lambda tx: tuple(_all_priced(tx, target)), patience_s=HOLD_PATIENCE_S)
+        return Resolved(target, routes, transports, book.version)
+
     def _claim(self, exchange: Exchange, ask: Ask, resolved: Resolved, key_hash: bytes, tags: dict[str, str]) -> Claim:
         if exchange.endpoint.free:
             ask = Ask(model=ask.model, output=False, tags=ask.tags)  # nothing of it is billed, so nothing is set aside
@@ -316,13 +345,14 @@ class Gateway:
             quote=quoting.quote(ask, price, input_tokens, resolved.target.max_output),
             price=price,
             unquotable=ask.unquotable or _searching(resolved),
+            unpriced=resolved.target.unpriced,
             cost=first.cost,
             charge=first.charge,
             cost_source=first.route.tariff.source,
             tags=ask.tags | tags,
         )
 
-    async def _hold(self, exchange: Exchange, claim: Claim) -> Hold:
+    async def _hold(self, exchange: Exchange, asked: Asked, claim: Claim) -> Hold:
         """Place the hold, by the prices that hold in its own transaction: where they have changed since the claim was
         made, it is made anew. Each turn takes another change by an admin, so that it ends.
         """
@@ -331,7 +361,7 @@ class Gateway:
             try:
                 return await self._place(claim, exchange.resolved.version)
             except prices.Outdated:
-                claim = await self._claimed(exchange, claim.key_hash, claim.tags)
+                claim = await self._claimed(exchange, asked, claim.key_hash, claim.tags)
 
     async def _place(self, claim: Claim, version: Version) -> Hold:
         """Place the hold. If we are cancelled while it is being written it is released again: nobody would own it."""
@@ -422,6 +452,7 @@ class Gateway:
             ),
             headers=up.request_headers(scope["headers"], route.upstream, secret, exchange.identity),
             body=exchange.endpoint.write(exchange.body, fields, changes) if changes else exchange.body,
+            method=scope["method"],
         )
 
     async def _pass_on(self, exchange: Exchange, answer: Answer, send: Send) -> None:

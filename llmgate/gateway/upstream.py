@@ -48,6 +48,7 @@ class Sent(NamedTuple):
     url: httpx.URL
     headers: Headers
     body: bytes
+    method: str = "POST"
 
 
 class Answer:
@@ -196,7 +197,7 @@ async def ask(transport: httpx.AsyncBaseTransport, route: Route, sent: Sent, con
     """
     upstream = route.upstream
     request = httpx.Request(
-        "POST",
+        sent.method,
         sent.url,
         headers=sent.headers,
         content=sent.body,

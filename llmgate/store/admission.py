@@ -59,7 +59,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     quote: Quote
     price: Dearest
     unquotable: str | None
-    """A field of the request whose cost has no known bound."""
+    """A field of the request, or its path, whose cost has no known bound."""
+    unpriced: bool = False
+    """Nobody knows what it costs."""
     cost: Snapshot
     charge: Snapshot | None
     """None: charged at cost."""
@@ -154,9 +156,16 @@ def admit(
     quote, bill = claim.quote, _bill(claim, pool)
     budgets = [standing for standing in standings if standing.limit.unit is Unit.USD]
     bounded = bool(budgets) or caller.prepaid
-    if bounded and claim.unquotable is not None and (quote.amount_nano or pool is not None):
+    if bounded and claim.unpriced:
         raise Refusal(
-            f"the field {claim.unquotable!r} may cost more than can be foreseen: "
+            f"nobody knows here what {claim.model} costs: it is not for accounts whose money can run out, unless the "
+            f'admin gives it a price, or unmetered = true, under [routes."{claim.model}"]',
+            code="model_not_priced",
+        )
+    if bounded and claim.unquotable is not None and (quote.amount_nano or pool is not None):
+        what = "path" if claim.unquotable.startswith("/") else "field"
+        raise Refusal(
+            f"the {what} {claim.unquotable!r} may cost more than can be foreseen: "
             "it is not for accounts whose money can run out",
             param=claim.unquotable,
         )

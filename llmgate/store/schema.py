@@ -339,7 +339,7 @@ CREATE INDEX usage_by_account ON usage (account_id, time_ms, charge_nano);
 
 
 def second(db: SqliteUtils) -> None:
-    """Overage, credits that expire, attempts that were billed in vain."""
+    """Overage, credits that expire, attempts that were billed in vain, what requests made at upstreams."""
     _run(db, _SECOND)
 
 
