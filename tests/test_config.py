@@ -235,6 +235,48 @@ REFUSED = [
         '[upstreams.openai]\n[models."gpt-4.1"]\nroutes = [{ upstream = "sandbox" }]',
         'models."gpt-4.1".routes[0].upstream must be a configured upstream, not "sandbox" (add [upstreams.sandbox])',
     ),
+    *(
+        (f'[upstreams.openai]\n[routes."/v1/x"]\nupstream = "openai"\nprice = 1\n{text}', f'routes."/v1/x".{problem}')
+        for text, problem in (
+            ('meter = "f(n)"', 'meter must be a JMESPath expression, not "f(n)" (there is no function f())'),
+            ('meter = "a b"', 'meter must be a JMESPath expression, not "a b" (Unexpected token: b: Parse error at column 2, '
+             'token "b" (UNQUOTED_IDENTIFIER))'),
+            ('meter = "n"', "meter must be left out where the unit is a request: say what is counted with unit"),
+            ('unit = "token"', "meter is missing: where the answer says how many units there were"),
+            ('unit = "token"\nmeter = "n"', "fallback is missing: how many units are charged where the answer doesn't say it"),
+            ('unit = "token"\nmeter = "n"\nfallback = 2\nmost = 1', "fallback must not be more than most"),
+            ('unit = "token"\nmeter = "n"\nfallback = 2\nmost = 1000001',
+             "most times the price must not be more than a request may ever cost, a million USD"),
+            ('unit = "tokens"', 'unit must be one of: request, token, character, image, second, not "tokens" '
+             "(did you mean token?)"),
+            ("unmetered = true", "price must be left out where unmetered is true"),
+            ('path = "/y/*"', "path must end with * where the path that clients ask does, and only there"),
+            ('path = "y"', 'path must be a path such as "/v2/translate", or with * at its end, not "y"'),
+            ('methods = ["HEAD"]', 'methods[0] must be one of: GET, POST, PUT, PATCH, DELETE, not "HEAD"'),
+            ("methods = []", "methods must have a method in its list"),
+        )
+    ),
+    *(
+        (f'[routes."{path}"]\nupstream = "openai"\nprice = 1', f'routes."{path}": "{path}" is not a path such as '
+         f'"/v1/translate", with * at its end for all that begin so{why}')
+        for path, why in (
+            ("v1/x", ""), ("/v1/../x", ""), ("/v1//x", ""), ("/v1/x/", ""), ("/v1/*/x", ""), ("/v1/x y", ""), ("*", ""),
+            ("/v1/chat/completions", " (llmgate itself answers there)"),
+            ("/v1/Chat/Completions", " (llmgate itself answers there)"),
+            ("/v1/models/*", " (llmgate itself answers there)"),
+            ("/health", " (llmgate itself answers there)"),
+        )
+    ),
+    ('[upstreams.openai]\n[routes."/v1/x"]\nupstream = "opnai"\nprice = 1',
+     'routes."/v1/x".upstream must be a configured upstream, not "opnai" (did you mean openai?)'),
+    ('[upstreams.openai]\n[routes."/v1/x"]\nupstream = "openai"',
+     'routes."/v1/x".price is missing: what each request is sold for, 0 for nothing, or unmetered = true'),
+    ('server.passthrough = ["/x"]\n[upstreams.openai]',
+     'server.passthrough[0] must be a path such as "/v1/files*", * meaning all that begin so, not "/x"'),
+    ('server.passthrough = ["/v1/messages/batches*"]\n[upstreams.openai]',
+     "server.passthrough[0] needs an upstream that speaks the format of /v1/messages/batches*, and there is none"),
+    ('server.passthrough = ["/v1/x"]\n[upstreams.openai]\n[routes."/v1/x"]\nupstream = "openai"\nprice = 1',
+     "server.passthrough[0] must not be /v1/x, which has a route"),
 ]  # fmt: skip
 
 

@@ -43,9 +43,9 @@ def test_what_an_expression_finds(expression: str, answer: Any, quantity: Decima
     assert metering.found(metering.compiled(expression), answer) == quantity
 
 
-@pytest.mark.parametrize("expression", ["", "usage.", "a b", "f(", "nosuch(a)[", "[?a"])
+@pytest.mark.parametrize("expression", ["", "usage.", "a b", "f(", "nosuch(a)", "a || [b.nosuch(c)]", "[?a"])
 def test_a_wrong_expression_is_said_to_be(expression: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match=r"\A.+\Z"):  # in one line
         metering.compiled(expression)
 
 

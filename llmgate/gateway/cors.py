@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from .http import Scope, Send, header
 from .upstream import Headers
 
-METHODS = b"GET, POST, DELETE, OPTIONS"
+METHODS = b"GET, POST, PUT, PATCH, DELETE, OPTIONS"
 SHOWN = b"*"
 """Every header of an answer may be read: limits, charges, the request's id."""
 

@@ -32,6 +32,7 @@ KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 _NOT_FORWARDED = HOP_BY_HOP | frozenset(
     {*KEY_HEADERS, b"host", b"cookie", b"forwarded", b"x-user-id", b"x-plan-id", b"x-real-ip", b"accept-encoding"}
     | {b"content-length", b"content-encoding", b"expect", b"via"}
+    | {b"x-http-method-override", b"x-http-method", b"x-method-override"}  # what is free to GET may not be to POST
 )
 _NOT_FORWARDED_PREFIXES = (b"x-forwarded-", b"x-llmgate-")
 
