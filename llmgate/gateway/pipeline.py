@@ -422,7 +422,7 @@ class Gateway:
                 if exchange.failure is not None:
                     await refuse(send, exchange.endpoint.dialect, exchange.failure, exchange.request_id)
                     return exchange.failure.http_status
-                if self._tells_usage(exchange) and settled is not None and 200 <= answer.status < 300:
+                if self._tells_usage(exchange) and settled is not None and answer.is_json:
                     whole = with_usage(whole, self._usage(exchange, settled))
                 await respond(send, answer.status, self._headers(exchange, answer, settled), whole)
             return 499 if exchange.client_gone else answer.status

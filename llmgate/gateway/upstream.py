@@ -72,6 +72,11 @@ class Answer:
     def is_stream(self) -> bool:
         return self.header("content-type").lower().startswith("text/event-stream")
 
+    @property
+    def is_json(self) -> bool:
+        """A success in JSON."""
+        return 200 <= self.status < 300 and self.header("content-type").lower().startswith("application/json")
+
     async def piece(self) -> bytes:
         """The next bytes as they came; empty at the end. Raises UpstreamFailure where the answer breaks off."""
         if self._iterator is None:
