@@ -12,6 +12,7 @@ what in it has no meaning here is told by name (`Read.ignored`), never guessed a
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import json
 import re
@@ -148,6 +149,11 @@ def _per_1k(entry: Any, ignored: Counter[str]) -> Price | None:
     table: dict[str, Decimal] = {}
     for field, value in entry.items():
         key = _key(field)
+        meant = difflib.get_close_matches(field, CONFIG_KEYS, n=1, cutoff=0.8)
+        if key is None and meant:
+            raise ValueError(
+                f"{field!r} is no price key: did you mean {meant[0]}?"
+            )  # left out, it would cost otherwise
         if key is None or value is None:
             ignored[field] += 1
         elif key in table:

@@ -177,8 +177,13 @@ def _places(
             return [_Place(known[0], model)]
     if len(speaking) == 1:
         return [_Place(speaking[0], model)]
+    elsewhere = [upstream for upstream in real if upstream.catalogue and upstream not in speaking]
+    for upstream in elsewhere:
+        if upstream.catalogue == catalogue.provider_of(model):
+            return [_Place(upstream, model)]  # in another format: `_speaking` says which
+    asked_as = " or ".join(f"{name}/{model}" for name in list(upstreams)[:3])
     raise Refusal(
-        f"no upstream is known to serve {model!r}: ask for it as UPSTREAM/{model}, or the admin adds "
+        f"no upstream is known to serve {model!r}: ask for it as {asked_as}, or the admin adds "
         f"[models.{_quoted(model)}] with routes to llmgate.toml",
         code="model_not_found",
         param="model",

@@ -88,8 +88,21 @@ class Daemon:
 
     def reload(self, fresh: Resolved) -> None:
         """Serve by another config from the next request on. Where it listens stays as it was."""
+        old, new = self._gateway.config.server, fresh.config.server
         self._gateway.reload(fresh.config, fresh.upstreams)
         log.info("the config was reloaded: %d upstreams", len(fresh.upstreams))
+        stays = [
+            name for name in ("bind", "workers", "certfile", "keyfile") if getattr(old, name) != getattr(new, name)
+        ]
+        if stays:
+            log.warning("what was changed of [server] %s takes a restart", ", ".join(stays))
+        self.tell_lost()
+
+    def tell_lost(self) -> None:
+        """Whose plan is no longer in the config: they are refused, and nobody else would tell."""
+        plans = self._gateway.config.plans
+        for name, plan in self._gateway.look(lambda tx: accounts.without_plan(tx, plans)):
+            log.warning("%s is on the plan %r, which isn't there: its requests are refused", name, plan)
 
 
 async def by_signals(daemon: Daemon, reload: Callable[[], Resolved]) -> None:
@@ -122,6 +135,7 @@ async def _run(
     store.never_wait()
     gateway = Gateway(config, resolved.upstreams, store, writer, worker.id)
     daemon = Daemon(gateway)
+    daemon.tell_lost()
     sweeper = asyncio.create_task(gateway.sweep())
     upkeep = asyncio.create_task(_keep_up(gateway))
     obeying = asyncio.create_task(obey(daemon))

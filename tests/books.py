@@ -91,6 +91,7 @@ class Book:
         """Raw SQL, as someone with the file in hand would run it, who knows of the trigger on usage rows."""
         self.db.conn.execute("PRAGMA foreign_keys = OFF")
         self.db.conn.execute("DROP TRIGGER IF EXISTS usage_is_not_edited")
+        self.db.conn.execute("DROP TRIGGER IF EXISTS usage_is_not_deleted")
         for statement in statements:
             self.db.conn.execute(statement)
         self.db.conn.execute("PRAGMA foreign_keys = ON")

@@ -122,6 +122,7 @@ def test_a_tier_keeps_what_it_does_not_name() -> None:
         ('{"a": {"input": 1, "input": 2}}', "'input' stands there twice"),
         ('{"a": {"input": 1, "prompt": 2}}', "a: prompt says input a second time"),
         ('{"gpt": 1, "GPT": 2}', "'gpt' and 'GPT' are one model"),
+        ('{"a": {"input": 1, "outputt": 2}}', "a: 'outputt' is no price key: did you mean output?"),
         ('{"a": {"input": -1}}', "a: input is negative"),
         ('{"a": {"input": true}}', "a: input is not a number"),
         ('{"a": {"input": NaN}}', "a: input is not a number"),

@@ -194,7 +194,7 @@ def same_rates(one: Price | None, other: Price | None) -> bool:
     ("text", "model", "code", "told"),
     [
         (OPENAI + MISTRAL, "my-llama", "model_not_found", "no upstream is known to serve 'my-llama'"),
-        (OPENAI + MISTRAL, "my-llama", "model_not_found", "UPSTREAM/my-llama"),
+        (OPENAI + MISTRAL, "my-llama", "model_not_found", "openai/my-llama or mistral/my-llama"),
         (OPENAI + MISTRAL, "my-llama", "model_not_found", "[models.my-llama] with routes"),
         (OPENAI + MISTRAL, "my.llama", "model_not_found", '[models."my.llama"]'),
         (OPENAI, "my-llama", "model_not_found", "in no [models] entry and in no price catalogue"),

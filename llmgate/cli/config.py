@@ -15,6 +15,7 @@ import typer
 
 from ..config import Config, InvalidConfig, dotted, find_config, resolve, to_toml
 from ..errors import ConfigError, ProblemsFound
+from ..store import accounts
 from .columns import Column, Kind
 from .context import config_of, loaded, open_any_zone, store_path, zone_problem
 from .grammar import noun, verb
@@ -99,7 +100,7 @@ def _problems(ctx: typer.Context) -> tuple[str, list[str]]:
         problems.extend(error.problems)
     else:
         problems.extend(_unusable(ready))
-    problems.extend(_disagreements(ctx))
+    problems.extend(_disagreements(ctx, config))
     return config.source, problems
 
 
@@ -121,13 +122,19 @@ def _unusable(ready: Config) -> Iterator[str]:
             yield error.message
 
 
-def _disagreements(ctx: typer.Context) -> Iterator[str]:
+def _disagreements(ctx: typer.Context, config: Config) -> Iterator[str]:
     """What the config says otherwise than the database, if there is one."""
     if store_path(ctx).exists():
         with open_any_zone(ctx, create=False) as db:
             problem = zone_problem(ctx, db)
+            with db.read() as tx:
+                lost = accounts.without_plan(tx, config.plans)
         if problem:
             yield problem
+        for name, plan in lost:
+            kind, _, own = name.rpartition(":")
+            cure = f"add [plans.{plan}], or `llmgate {kind or 'user'}s set {own} --plan …`"
+            yield f"{name} is on the plan {plan!r}, which isn't there: its requests are refused; {cure}"
 
 
 @verb(

@@ -356,10 +356,11 @@ def import_(
         for what, count in found.ignored.items():
             note(f"not taken: {what}{f' ({count} models)' if count > 1 else ''}")
         told = changes.counted(rows, len(asked) - len(fresh))
+        note(f"read as {found.format}")
         if not fresh:
-            note(f"nothing to do, read as {found.format}: {told}")
+            note(f"nothing to do: {told}")
             return
-        confirm(ctx, f"Set these prices, read as {found.format}: {told}?")
+        confirm(ctx, f"Set these prices: {told}?")
         with db.write() as tx:
             prices.put(tx, fresh, begins_ms, source=file)
         note(f"{told}, {'from the next request on' if begins_ms is None else f'from {rfc3339(begins_ms)} on'}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import Refusal
@@ -178,6 +178,14 @@ def follow_plans(tx: Tx, billing: Mapping[str, Billing]) -> None:
                 audit.record(
                     tx, f"{table}.set", row["name"], before={"billing": row["billing"]}, after={"billing": wanted}
                 )
+
+
+def without_plan(tx: Tx, plans: Collection[str]) -> list[tuple[str, str]]:
+    """Users and teams whose plan isn't among these: their full names, and the plan's."""
+    sql = (
+        "SELECT name, plan FROM users WHERE plan > '' UNION ALL SELECT 'team:' || name, plan FROM teams WHERE plan > ''"
+    )
+    return [(name, plan) for name, plan in tx.execute(f"{sql} ORDER BY 1") if plan not in plans]
 
 
 def account_of(tx: Tx, target: str) -> tuple[int, str]:

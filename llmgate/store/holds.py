@@ -249,7 +249,9 @@ def _withdraw(tx: Tx, usage_id: int) -> tuple[dict[str, Any], tuple[str, int]]:
     )
     tags = dict(tx.execute("DELETE FROM usage_tags WHERE usage_id = ? RETURNING name, value", (usage_id,)).fetchall())
     tx.execute("DELETE FROM attempts WHERE usage_id = ?", (usage_id,))
+    tx.execute("INSERT INTO meta (key, value) VALUES ('withdrawing', '1')")  # rows are not deleted by mistake
     tx.execute("DELETE FROM usage WHERE id = ?", (usage_id,))
+    tx.execute("DELETE FROM meta WHERE key = 'withdrawing'")
     carried = {name: row[name] for name in _CARRIED if name != "tags"} | {"tags": msgspec.json.encode(tags).decode()}
     return carried, (row["status"], row["charge_nano"])
 

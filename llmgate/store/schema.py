@@ -298,6 +298,11 @@ ALTER TABLE usage ADD COLUMN overage_nano INTEGER;
 CREATE TRIGGER usage_is_not_edited BEFORE UPDATE ON usage
 BEGIN SELECT RAISE(ABORT, 'a usage row is never edited: credits add or take what was wrong'); END;
 
+-- Rows go only where another takes their place in the same transaction, which says so in `meta`.
+CREATE TRIGGER usage_is_not_deleted BEFORE DELETE ON usage
+WHEN NOT EXISTS (SELECT 1 FROM meta WHERE key = 'withdrawing')
+BEGIN SELECT RAISE(ABORT, 'a usage row is never deleted: credits add or take what was wrong'); END;
+
 -- Tries that an upstream billed and that nobody got anything from: what they cost the house; nobody is charged.
 CREATE TABLE attempts (
   id INTEGER PRIMARY KEY,

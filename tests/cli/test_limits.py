@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -230,6 +231,19 @@ def test_a_plan_says_the_billing_of_who_has_none_of_their_own(planned: Cli) -> N
     assert told == dict.fromkeys(("keyed", "new", "set", "team:ops", "team:dev"), "prepaid")
     done = [row for row in planned.data("audit") if row["after"] == {"billing": "prepaid"}]
     assert sorted(row["target"] for row in done) == ["dev", "keyed", "new", "ops", "set"]
+
+
+def test_who_is_on_a_plan_that_is_gone_is_told(planned: Cli) -> None:
+    planned("users", "add", "alice", "--plan", "starter")
+    planned("teams", "add", "ops", "--plan", "starter")
+    planned("config", "check")
+    text = (planned.folder / "llmgate.toml").read_text().replace("plans.starter", "plans.renamed")
+    (planned.folder / "llmgate.toml").write_text(text)
+    found = planned("config", "check", "--json", code=3)
+    alice, ops = json.loads(found.out)["problems"]
+    assert alice.startswith("alice is on the plan 'starter', which isn't there: its requests are refused")
+    assert "`llmgate users set alice --plan …`" in alice
+    assert "`llmgate teams set ops --plan …`" in ops
 
 
 def test_without_plans(cli: Cli) -> None:

@@ -222,7 +222,7 @@ def test_import_shows_what_changes_and_asks(priced: Cli) -> None:
     assert priced.terminal("prices", "import", file, answers={"[y/N]": "y\n"}).code == 0
     assert charged(priced, "gpt-4o") == "3"
     again = priced("prices", "import", file, "--yes")
-    assert "nothing to do, read as per-1k: 2 unchanged" in again.err
+    assert "nothing to do: 2 unchanged" in again.err
     assert again.out == ""
     rows = priced.data("prices", "import", write(priced, "q.csv", "model,input\ngpt-4o,4"), "--yes")
     assert rows == [

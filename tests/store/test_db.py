@@ -433,6 +433,7 @@ def test_a_transaction_has_one_moment_and_one_actor(book: Book, monkeypatch: pyt
         ("UPDATE entries SET note = 'x' WHERE id = 1", "a ledger entry is never edited: reverse it"),
         ("DELETE FROM entries", "a ledger entry is never deleted: reverse it"),
         ("UPDATE usage SET charge_nano = 0", "a usage row is never edited"),
+        ("DELETE FROM usage WHERE id = 1", "a usage row is never deleted"),
         ("UPDATE prices SET body = '{}'", "a price snapshot is never edited"),
         ("DELETE FROM prices", "a price snapshot is never deleted"),
     ],

@@ -116,6 +116,15 @@ def test_a_fact_is_never_touched(kept: Book) -> None:
     assert {(finding.check, finding.derived) for finding in kept.findings()} == {("overrun", False)}
 
 
+def test_a_balance_is_not_made_to_follow_a_forged_entry(kept: Book) -> None:
+    """It may be the last that tells the truth."""
+    balance = kept.value("SELECT balance_nano FROM accounts WHERE id = 2")
+    kept.tamper("DROP TRIGGER entries_are_not_edited", "UPDATE entries SET amount_nano = amount_nano + 5 WHERE id = 1")
+    assert ("balance", True) in {(finding.check, finding.derived) for finding in kept.findings()}
+    assert mend(kept) == []
+    assert kept.value("SELECT balance_nano FROM accounts WHERE id = 2") == balance
+
+
 def test_rows_of_a_sealed_rollup_are_told_of(kept: Book) -> None:
     """Its rows were pruned: there can't be any."""
     kept.tamper("UPDATE rollups SET sealed = 1 WHERE upstream = 'azure'")

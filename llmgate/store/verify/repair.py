@@ -24,6 +24,9 @@ HELD_S = 0.1
 
 PAUSE_S = 0.05
 
+MONEY_MOVED = ("entries", "causes")
+"""Checks of the facts that balances follow from."""
+
 
 class Repaired(msgspec.Struct, frozen=True):
     """One derived figure, before and after."""
@@ -35,10 +38,15 @@ class Repaired(msgspec.Struct, frozen=True):
 
 
 def repair(db: Database, findings: Iterable[Finding]) -> Iterator[Repaired]:
-    """Put right what `verify` found of derived figures, each with a line in the audit. Raises StorageError."""
-    found = [finding for finding in findings if finding.derived]
+    """Put right what `verify` found of derived figures, each with a line in the audit. Raises StorageError.
+
+    Balances stay as they are where entries were changed or are missing: they may be the last that tell the truth.
+    """
+    findings = list(findings)
+    forged = any(finding.check in MONEY_MOVED and not finding.derived for finding in findings)
     for checks, mend in _MENDING:
-        yield from _in_turns(db, [finding for finding in found if finding.check in checks], mend)
+        if not (forged and "balance" in checks):
+            yield from _in_turns(db, [one for one in findings if one.derived and one.check in checks], mend)
 
 
 def _in_turns(
