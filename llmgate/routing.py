@@ -361,9 +361,15 @@ def _route(config: Config, model: str, place: _Place, date: str, book: Book) -> 
             cost_from=cost.by,
             charge_from=charge.by if charge else f"the cost ({cost.by})",
         ),
-        context_window=listed.context_window if listed else None,
+        context_window=_window(listed) if listed else None,
         weight=place.weight,
     )
+
+
+def _window(listed: Listed) -> int | None:
+    """A price for prompts that are longer than the window tells of a larger one, which a header opens (Anthropic)."""
+    window, longest = listed.context_window, max((tier.above for tier in listed.price.tiers), default=-1)
+    return window if window is not None and window > longest else None
 
 
 class Chance(NamedTuple):

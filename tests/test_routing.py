@@ -378,6 +378,13 @@ def test_the_context_window_is_the_lists() -> None:
     assert target(LOCAL + CHEAP, "my-llama").routes[0].context_window is None
 
 
+def test_a_window_that_the_price_goes_beyond_is_no_bound() -> None:
+    """200,000 tokens, and a price from there on: a header of the client opens it to a million."""
+    claude = '[upstreams.anthropic]\napi_key = "sk"\n'
+    assert resolve(*setup(claude), "claude-sonnet-4-5", DAY, "anthropic").routes[0].context_window is None
+    assert resolve(*setup(claude), "claude-opus-4-6", DAY, "anthropic").routes[0].context_window == 1_000_000
+
+
 def test_routes_are_tried_in_the_order_of_their_weighted_draws() -> None:
     draws = iter((0.5, 0.5, 0.5, 0.9, 0.1))
     assert ordered([Chance(1), Chance(3), Chance(2)], lambda: next(draws)) == [1, 2, 0]

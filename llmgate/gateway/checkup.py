@@ -40,6 +40,9 @@ SOON_DAYS = 7
 
 DAY_S = 86_400
 
+WRONG_SECRET = (b"API_KEY_INVALID", b"API key not valid", b"Incorrect API key")
+"""Google and xAI say so with 400."""
+
 LISTS_ANYTHING = frozenset({"azure", "fireworks", "llamacpp"})
 """Whose lists don't say what can be asked for: Azure's has what might be deployed, Fireworks' a choice, and llama.cpp
 answers to any name."""
@@ -210,8 +213,8 @@ def judged(upstream: Upstream, said: Said, place: str | None, *, listing: bool =
     at, status = upstream.base_url, said.status
     if status in (401, 403) and place is None:
         return f'it asks for a secret (HTTP {status}): write api_key = "${{…}}" under [upstreams.{upstream.name}]'
-    if status == 401:
-        return f"it refuses the secret (HTTP 401): look at {place}{_about_auth(upstream)}"
+    if status == 401 or (status == 400 and any(words in said.body for words in WRONG_SECRET)):
+        return f"it refuses the secret (HTTP {status}): look at {place}{_about_auth(upstream)}"
     if status == 403:
         return f"it refuses (HTTP 403): the secret ({place}) may not do this, or not from this address"
     if status == 402:

@@ -667,7 +667,7 @@ def _settled(request_id: str, hold_id: int, settling: asyncio.Future[Settled | N
 def _streams(exchange: Exchange, answer: Answer) -> bool:
     """Gemini streams an array of JSON, unless it is asked for events."""
     assert exchange.ask is not None
-    array = exchange.ask.stream and exchange.endpoint.dialect is GEMINI
+    array = exchange.ask.stream and exchange.endpoint.dialect is GEMINI and answer.is_json
     return (answer.is_stream or array) and 200 <= answer.status < 300
 
 

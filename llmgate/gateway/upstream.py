@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote_plus, urlencode
 
 import httpx
 
@@ -15,6 +15,7 @@ from ..config.rules import Secret
 from ..errors import NO_RETRY, UpstreamFailure
 from ..presets import DEPLOYMENT_PATHS
 from ..routing import Route
+from ..store.keys import PREFIX
 from .sandbox import Sandbox
 from .transport import UNSENT, StaleConnection, Transport
 
@@ -33,11 +34,21 @@ _NOT_FORWARDED = HOP_BY_HOP | frozenset(
     {*KEY_HEADERS, b"host", b"cookie", b"forwarded", b"x-user-id", b"x-plan-id", b"x-real-ip", b"accept-encoding"}
     | {b"content-length", b"content-encoding", b"expect", b"via"}
     | {b"x-http-method-override", b"x-http-method", b"x-method-override"}  # what is free to GET may not be to POST
+    | {b"origin"}  # of a page that calls us; Anthropic answers it with 401
+    | {b"x-goog-fieldmask"}  # see `_HIDES_USAGE`
 )
 _NOT_FORWARDED_PREFIXES = (b"x-forwarded-", b"x-llmgate-")
 
 _NOT_RETURNED = HOP_BY_HOP | frozenset({b"content-length", b"x-request-id"})
-_NOT_RETURNED_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-", b"x-llmgate-")
+_NOT_RETURNED_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-", b"x-llmgate-", b"access-control-")
+"""Which pages may call us is for llmgate to say, and to say once."""
+
+_HIDES_USAGE = frozenset({"fields", "$fields", "callback", "$callback", "alt", "$alt"})
+"""Parameters by which Google's APIs leave fields out of an answer, or answer with what is no JSON: then nobody could
+hear what is billed."""
+
+_ALT = ("json", "sse")
+"""What `alt` may ask for all the same."""
 
 OUR_SECRET_REFUSED = frozenset({401, 402, 403, 407})
 """Statuses that are between llmgate and the upstream: the secret, or the admin's money there."""
@@ -119,10 +130,10 @@ def request_headers(
     headers = [
         (name, value)
         for name, value in client
-        if name not in _NOT_FORWARDED
+        if (plain := name.replace(b"_", b"-")) not in _NOT_FORWARDED  # some servers take the one for the other
         and name not in named
-        and name not in own
-        and not name.startswith(_NOT_FORWARDED_PREFIXES)
+        and plain not in own
+        and not plain.startswith(_NOT_FORWARDED_PREFIXES)
     ]
     headers.append((b"accept-encoding", b"identity"))
     headers += [(name.encode(), value.encode()) for name, value in upstream.headers.items()]
@@ -181,8 +192,17 @@ def address(upstream: Upstream, path: str, client_query: str, secret: Secret | N
     own = dict(upstream.query)
     if upstream.auth == "query" and secret is not None:
         own[upstream.auth_name] = secret.reveal()
-    kept = "&".join(pair for pair in client_query.split("&") if pair and pair.partition("=")[0] not in (*own, "key"))
+    pairs = client_query.replace("#", "%23").split("&")  # what follows a fragment's sign would not be sent
+    kept = "&".join(pair for pair in pairs if pair and _is_forwarded(pair, own, google="gemini" in upstream.formats))
     return _url(upstream.base_url or SANDBOX_URL, path, "&".join(part for part in (kept, urlencode(own)) if part))
+
+
+def _is_forwarded(pair: str, own: Collection[str], *, google: bool) -> bool:
+    """By what the upstream will read: a name can be written in many ways. A key of llmgate's own is never let out."""
+    name, _, value = (unquote_plus(part) for part in pair.partition("="))
+    if name in own or name == "key" or value.startswith(PREFIX):
+        return False
+    return not (google and name in _HIDES_USAGE) or (name.endswith("alt") and value in _ALT)
 
 
 def health_url(upstream: Upstream) -> httpx.URL:

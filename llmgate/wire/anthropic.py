@@ -28,7 +28,7 @@ from .weight import Medium, Weight, unread_bytes, utf8_len, written_bytes
 
 UNQUOTABLE = (
     *("mcp_servers", "container"),  # work of others, and machines billed by the hour, which `usage` doesn't tell
-    *("fallbacks", "models", "route", "plugins"),  # who answers is decided over there (the last three: OpenRouter)
+    *("fallbacks", "models", "route", "plugins", "provider", "preset"),  # who answers is decided over there
     *("compaction",),  # a summary is written beside the answer, and no bound of it is known
     *("max_completion_tokens", "max_output_tokens", "n_predict", "n", "n_cmpl", "best_of"),  # bounds of other formats
 )
@@ -221,6 +221,11 @@ def _tags(fields: Fields) -> dict[str, str]:
     """Who the client says its user is, by the name that it has here and by the one that it has in format openai."""
     user = _object(fields, "metadata").get("user_id")
     return dict.fromkeys(("metadata.user_id", "end_user"), user[:LONGEST_TAG]) if isinstance(user, str) else {}
+
+
+def refers_to(fields: Fields) -> tuple[str, ...]:
+    """Files that the request makes the upstream read."""
+    return body.strings_at([body.value(fields, name) for name in ("messages", "system")], ("file_id",), _NESTED)
 
 
 def prepare(_: Fields, ask: Ask, terms: Terms) -> dict[str, Any]:
@@ -510,6 +515,7 @@ MESSAGES = Endpoint(
     prepare=prepare,
     hear=hear,
     stream=stream,
+    refers_to=refers_to,
 )
 COUNT_TOKENS = Endpoint(
     name="count_tokens",
@@ -520,5 +526,6 @@ COUNT_TOKENS = Endpoint(
     prepare=prepare,
     hear=hear_count,
     stream=stream,
+    refers_to=refers_to,
     free=True,
 )

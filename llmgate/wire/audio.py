@@ -24,7 +24,10 @@ from .openai_usage import part, read_either
 from .sse import Event
 from .weight import utf8_len
 
-KNOWN = frozenset({"model", "stream", "response_format", "user", "metadata", *UNQUOTABLE})
+ELSEWHERE = ("url", "file_url", "file_id")
+"""Fields that point at sound (Groq, Mistral): it may be longer than what came along."""
+
+KNOWN = frozenset({"model", "stream", "response_format", "user", "metadata", *ELSEWHERE, *UNQUOTABLE})
 
 THINNEST = 750
 """Bytes a second: 6 kbit/s, the least that speech codecs are made for (silence may be thinner, and is seldom sent)."""
@@ -64,9 +67,18 @@ def read_ask(fields: Fields, _: str | None = None) -> Ask:
         min_output=written,  # no field bounds it
         milliseconds=most,
         likely_milliseconds=likely,
-        unquotable=added_work(fields) or (None if files else "file"),
+        unquotable=added_work(fields) or _elsewhere(fields) or (None if files else "file"),
         tags=tags_of(fields),
     )
+
+
+def _elsewhere(fields: Fields) -> str | None:
+    return next((name for name in ELSEWHERE if body.value(fields, name) is not None), None)
+
+
+def _refers_to(fields: Fields) -> tuple[str, ...]:
+    found = body.value(fields, "file_id")
+    return (found,) if isinstance(found, str) else ()
 
 
 def _milliseconds(file: File, bytes_per_second: int) -> int:
@@ -189,6 +201,7 @@ _endpoint = partial(
     hear=hear,
     stream=stream,
     used=used,
+    refers_to=_refers_to,
 )
 
 TRANSCRIPTIONS = _endpoint(name="transcriptions", path="/audio/transcriptions")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -91,6 +91,20 @@ def value(fields: Fields, name: str) -> Any:
             return json.loads(bytes(raw))  # huge exponents: valid JSON that msgspec won't take
         except (ValueError, RecursionError) as error:
             raise Refusal(f"the field {name!r} can't be read", param=name) from error
+
+
+def strings_at(value: Any, names: Collection[str], below: Collection[str] | None = None) -> tuple[str, ...]:
+    """The strings that stand in fields of these names, anywhere in a value; or only `below` certain other fields."""
+    found: dict[str, None] = {}
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, list):
+            stack.extend(item)
+        elif isinstance(item, dict):
+            found |= {item[name]: None for name in names if isinstance(item.get(name), str)}
+            stack += [child for name, child in item.items() if below is None or name in below]
+    return tuple(found)
 
 
 def write(fields: Fields, changes: Mapping[str, Any]) -> bytes:

@@ -286,6 +286,15 @@ def read_count(fields: Fields, path_model: str | None) -> Ask:
     return Ask(model=model, output=False)
 
 
+_FILE = re.compile(r"(https?://[^/]*\bgoogleapis\.com/(upload/)?v[0-9a-z]+/)?files/", re.IGNORECASE)
+
+
+def refers_to(fields: Fields) -> tuple[str, ...]:
+    """Files kept by Google that the request makes it read. (Any other address is what it is to everybody.)"""
+    several = [msgspec.json.decode(raw) for raw in fields.values() if bytes(raw)[:1] in (b"{", b"[")]
+    return tuple(uri for uri in body.strings_at(several, tuple(_URI)) if _FILE.match(uri))
+
+
 # ── what must be changed ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -771,6 +780,7 @@ def _endpoint(
         prepare=prepare,
         hear=hear,
         stream=stream,
+        refers_to=refers_to,
     )
 
 

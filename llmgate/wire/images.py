@@ -146,7 +146,7 @@ def hear(answer: bytes) -> Heard | None:
     usage = read_usage(found)
     if usage is not None:
         heard.take_usage(_with_images(usage, images))
-    elif images:
+    elif isinstance(data, list):  # an empty one says that nothing was drawn
         heard.take_usage(_pieces_only(images))
     return heard
 

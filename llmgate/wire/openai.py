@@ -30,8 +30,13 @@ OUTPUT_BOUNDS = ("n_predict", "max_completion_tokens", "max_tokens")
 COUNTS = ("n", "n_cmpl", "best_of")
 """Fields that multiply the output, in one or the other upstream."""
 
-UNQUOTABLE = ("models", "plugins", "route", "web_search_options", "search_parameters")
-"""Fields that change who answers, or add paid work, in ways that no bound is known for (OpenRouter, OpenAI search)."""
+UNQUOTABLE = (
+    *("models", "plugins", "route", "provider", "preset"),  # OpenRouter: who answers, and at whose price
+    *("web_search_options", "search_parameters", "enable_search"),  # OpenAI, xAI, Alibaba: paid searches
+    *("data_sources", "dataSources"),  # Azure: what is found there is read and billed, and is not in the body
+    *("deferred",),  # xAI: the answer, and what it used, is to be fetched later
+)
+"""Fields that change who answers, or add paid work, in ways that no bound is known for."""
 
 REASONING = ("reasoning_effort", "reasoning")
 """Fields that ask a model to reason."""
@@ -74,7 +79,10 @@ NOT_TEXT = frozenset({"role", "type", "id", "tool_call_id", "index", "detail", "
 """Fields of a message that the model doesn't read as text, as long as they are `SHORT`."""
 
 _MEDIA = frozenset({"image_url", "input_image", "image"})
-_POINTERS = frozenset({"file", "input_file", "video_url", "file_url"})
+_POINTERS = frozenset(
+    {"file", "input_file", "file_url", "document_url", "audio_url", "video_url", "input_video", "video"}
+)
+"""As the type of a part, or as a field of one without a type, as vLLM takes it."""
 
 PAYLOAD = frozenset({"image_url", "image", "input_audio", "file", "file_url", "file_data", "video_url", "url", "data"})
 """What of a medium is the medium itself: its tokens are bounded, its bytes are no text."""
@@ -88,9 +96,14 @@ def medium(item: dict[str, Any]) -> Medium | None:
         data = sound.get("data") if isinstance(sound, dict) else None
         known = isinstance(data, str)
         return Medium(len(data) // AUDIO_CHARACTERS_PER_TOKEN + 1 if known else IMAGE_TOKENS, PAYLOAD)  # type: ignore[arg-type]
+    if kind in _POINTERS or not _POINTERS.isdisjoint(item):
+        return Medium(0, PAYLOAD, hidden=True)
     if kind in _MEDIA or "image_url" in item:
         return Medium(IMAGE_TOKENS, PAYLOAD)
-    return Medium(0, PAYLOAD, hidden=True) if kind in _POINTERS else None
+    if "image" in item:
+        return Medium(IMAGE_TOKENS, frozenset())  # to embed or to rank; or a text that a template reads
+    spoken = item.get("audio")  # what the model said aloud earlier, and reads again
+    return Medium(0, frozenset(), hidden=True) if isinstance(spoken, dict) and "id" in spoken else None
 
 
 def weigh(*values: Any) -> Weight:
@@ -195,6 +208,11 @@ def tags_of(fields: Fields) -> dict[str, str]:
     found["end_user"] = body.value(fields, "user") or body.value(fields, "safety_identifier")
     short = {name[:LONGEST_TAG]: text[:LONGEST_TAG] for name, text in found.items() if isinstance(text, str)}
     return dict(list(short.items())[:MOST_TAGS])
+
+
+def refers_to(fields: Fields) -> tuple[str, ...]:
+    """Files that the request makes the upstream read."""
+    return body.strings_at(body.value(fields, "messages"), ("file_id",))
 
 
 def prepare(fields: Fields, ask: Ask, terms: Terms) -> dict[str, Any]:
@@ -380,6 +398,7 @@ CHAT = Endpoint(
     prepare=prepare,
     hear=hear,
     stream=stream,
+    refers_to=refers_to,
 )
 EMBEDDINGS = Endpoint(
     name="embeddings",

@@ -17,6 +17,7 @@ from .endpoint import Endpoint
 from .heard import Heard
 from .openai import OPENAI, UNQUOTABLE, added_work, model_of, renamed, stream, tags_of, weigh
 from .openai_usage import counted, part, read_either
+from .weight import unread_bytes
 
 KNOWN = frozenset({"model", "query", "documents", "user", "metadata", *UNQUOTABLE})
 
@@ -31,6 +32,7 @@ def read_ask(fields: Fields, _: str | None = None) -> Ask:
     query, documents = body.value(fields, "query"), body.value(fields, "documents")
     documents = documents if isinstance(documents, list) else [documents]
     asked, weight = weigh(query), weigh(documents)
+    asked.text += unread_bytes(fields, KNOWN)  # an instruction, for one, stands beside the query each time
     pieces = len(documents) + ceil_div(weight.text + asked.text * len(documents), PIECE_BYTES)
     return Ask(
         model=model_of(fields),

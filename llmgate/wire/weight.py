@@ -65,6 +65,8 @@ class Weight:
                 self.text += utf8_len(item)
             elif isinstance(item, list):
                 stack.extend(item)
+                # Some servers take 1.0 and true for the token id 1.
+                self.text += 3 * sum(isinstance(one, float | bool) for one in item)
             elif isinstance(item, dict):
                 self._add_object(item, stack)
             elif isinstance(item, int) and not isinstance(item, bool):

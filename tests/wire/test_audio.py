@@ -91,7 +91,13 @@ def test_several_files_last_together() -> None:
 
 def test_sound_that_is_not_in_the_body_has_no_bound() -> None:
     found = ask_of(TRANSCRIPTIONS, {"url": "https://example.com/a.mp3"})
-    assert (found.unquotable, found.hidden_input) == ("file", True)
+    assert (found.unquotable, found.hidden_input) == ("url", True)
+    assert ask_of(TRANSCRIPTIONS, {"response_format": "json"}).unquotable == "file"
+    for name in ("url", "file_url", "file_id"):  # beside a file of a moment, it may be hours
+        raw = joined(part("model", "m"), part("file", b"x", filename="a"), part(name, "x"))
+        fields = TRANSCRIPTIONS.read(raw, TYPE, TRANSCRIPTIONS.known)
+        assert TRANSCRIPTIONS.read_ask(fields, None).unquotable == name
+        assert TRANSCRIPTIONS.refers_to(fields) == (("x",) if name == "file_id" else ())
 
 
 def test_the_quote_of_sound() -> None:

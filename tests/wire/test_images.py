@@ -222,5 +222,12 @@ def test_a_stream_that_breaks_off_is_charged_as_drawn() -> None:
     assert (usage.meters, usage.input_missing) == (Meters(images=2, audio_output=800, calls=1), True)
 
 
+def test_an_empty_list_says_that_nothing_was_drawn() -> None:
+    heard = IMAGES.hear(b'{"created":1,"data":[]}')
+    assert heard is not None
+    found = used(IMAGES, ask_of(IMAGES, {"prompt": "x", "n": 3}), heard)
+    assert (found.meters.images, found.meters.output_tokens) == (0, 0)
+
+
 def test_a_stream_that_fails() -> None:
     assert replayed(IMAGES, PARTIAL + sse({"type": "error", "error": {"message": "no"}}, "error")).failed

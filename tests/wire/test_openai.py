@@ -92,7 +92,12 @@ def test_null_is_the_same_as_absent() -> None:
         ([{"content": [{"type": "file", "file": {"file_id": "f-1"}}]}], 0, 0, True),
         ([{"content": [{"type": "video_url", "video_url": {"url": "https://x"}}]}], 0, 0, True),
         ([{"content": [{"type": "a new kind", "something": {"deep": ["abc", {"er": "de"}]}}]}], 5, 0, False),
-        ([{"content": [1, 2, True, None, 1.5]}], 6, 0, False),
+        ([{"content": [{"type": "document_url", "document_url": "https://x"}]}], 9, 0, True),
+        ([{"content": [{"type": "audio_url", "audio_url": {"url": ""}}]}], 0, 0, True),
+        ([{"content": [{"video_url": {"url": "https://x"}}]}], 0, 0, True),
+        ([{"content": [{"image": "https://x"}]}], 9, IMAGE_TOKENS, False),
+        ([{"role": "assistant", "audio": {"id": "audio_1"}}], 0, 0, True),
+        ([{"content": [1, 2, True, None, 1.5]}], 12, 0, False),
     ],
 )
 def test_what_a_prompt_weighs(messages: Any, text: int, media: int, hidden: bool) -> None:
@@ -109,7 +114,10 @@ def test_tool_definitions_weigh_what_they_are_written_in() -> None:
 
 @pytest.mark.parametrize(
     ("given_input", "text", "inputs"),
-    [("héllo", 6, 0), (["ab", "cde"], 5, 2), ([1, 2, 3], 9, 0), ([[1, 2], [3]], 9, 2), ([], 0, 0), (None, 0, 0)],
+    [
+        *[("héllo", 6, 0), (["ab", "cde"], 5, 2), ([1, 2, 3], 9, 0), ([[1, 2], [3]], 9, 2), ([], 0, 0), (None, 0, 0)],
+        ([[1.0, True, 2]], 9, 1),
+    ],
 )
 def test_what_an_embedding_weighs(given_input: Any, text: int, inputs: int) -> None:
     asked = ask_of({"input": given_input, "stream": True}, output=False)

@@ -52,6 +52,12 @@ def test_usage(case: str) -> None:
     assert cost(usage.meters, input=1) == 1000 * meters.get("input", 0)
 
 
+def test_an_instruction_is_read_with_each_document() -> None:
+    fields = {"query": "ab", "documents": ["cde", "f"]}
+    plain, told = ask_of(RERANK, fields), ask_of(RERANK, {**fields, "instruction": "x" * 98})
+    assert (plain.text_bytes, told.text_bytes) == (8, 8 + 2 * 100)
+
+
 def test_an_answer_that_tells_nothing_was_one_search() -> None:
     heard = RERANK.hear(b'{"results":[]}')
     assert heard is not None

@@ -1,0 +1,174 @@
+"""What somebody with a key tries, in the formats that read more than the body: each of it is stopped or paid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.replay import Replay, chunk, head, json_answer
+from tests.served import PRICE, PROMPT, SECRET, Person, Served, answers, completion, error_of, main_upstream, usage_of
+
+ANSWER = {
+    "candidates": [{"content": {"parts": [{"text": "hello"}]}, "finishReason": "STOP"}],
+    "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 3, "totalTokenCount": 8},
+}
+PAGE = "https://chat.example.com"
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Replay]:
+    with Replay() as up:
+        yield up
+
+
+@pytest.fixture
+def up(upstream: Replay) -> Replay:
+    upstream.requests.clear()
+    upstream.handler = answers(json_answer(ANSWER))
+    return upstream
+
+
+@pytest.fixture(scope="module")
+def served(upstream: Replay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    google = {"base_url": upstream.url, "format": "gemini", "api_key": SECRET, "price": PRICE, "identify": True}
+    config = {
+        "server": {"cors_origins": [PAGE]},
+        "upstreams": {
+            "main": main_upstream(upstream),
+            "google": {**google, "auth": "query:key", "query": {"v": "1"}},
+            "claude": {**google, "format": "anthropic", "auth": "header:x-api-key"},
+        },
+    }
+    with Served(tmp_path_factory.mktemp("attacks"), config) as served:
+        yield served
+
+
+def generate(
+    served: Served, person: Person | None, query: str = "", *, method: str = "generateContent", **headers: str
+) -> httpx.Response:
+    content = json.dumps({"contents": [{"parts": [{"text": PROMPT}]}]})
+    url = f"{served.url}/v1beta/models/google/zeta:{method}{query}"
+    shown = {"x-goog-api-key": person.key} if person else {}
+    return served.client.post(url, content=content, headers={**shown, **headers})
+
+
+@pytest.mark.parametrize("name", ["key", "%6Bey", "k%65y"])
+def test_a_key_in_the_query_goes_no_further_however_it_is_written(served: Served, up: Replay, name: str) -> None:
+    alice = served.person()
+    assert generate(served, None, f"?a=1&{name}={alice.key}&$b=2").status_code == 200
+    assert up.requests[0].path == f"/v1beta/models/zeta:generateContent?a=1&$b=2&v=1&key={SECRET}"
+
+
+def test_a_key_of_ours_is_let_out_under_no_name(served: Served, up: Replay) -> None:
+    alice = served.person()
+    assert generate(served, alice, f"?token={alice.key}").status_code == 200
+    assert alice.key not in up.requests[0].path
+
+
+@pytest.mark.parametrize("query", ["?a=1%23", "?a=1#b", "?%76=2&a=1"])
+def test_what_the_upstream_wants_in_its_query_is_there(served: Served, up: Replay, query: str) -> None:
+    assert generate(served, served.person(), query).status_code == 200
+    params = httpx.URL(up.requests[0].path).params
+    assert (params.get_list("v"), params.get_list("key")) == (["1"], [SECRET])
+
+
+@pytest.mark.parametrize(
+    "query", ["fields=candidates", "%66ields=candidates", "$fields=c", "alt=proto", "$alt=proto", "callback=f", "alt="]
+)
+def test_no_answer_is_asked_for_that_hides_its_usage(served: Served, up: Replay, query: str) -> None:
+    """The thoughts of a model are billed, and only its usage tells of them."""
+    answer = generate(served, served.person(), f"?{query}", **{"x-goog-fieldmask": "candidates"})
+    assert answer.status_code == 200
+    assert up.requests[0].path == f"/v1beta/models/zeta:generateContent?v=1&key={SECRET}"
+    assert up.requests[0].header("x-goog-fieldmask") is None
+
+
+def test_a_stream_that_is_neither_json_nor_events_is_none(served: Served, up: Replay) -> None:
+    kind = [("content-type", "application/x-protobuf"), ("transfer-encoding", "chunked")]
+    up.handler = answers((head(200, kind), chunk(b"\x0a\x05hello" * 1000), chunk(b"")))
+    answer = generate(served, served.person(), method="streamGenerateContent")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, 502)
+    assert b"hello" not in answer.content
+
+
+def test_no_header_is_told_in_another_spelling(served: Served, up: Replay) -> None:
+    """Some servers take an underscore for a hyphen."""
+    alice = served.person()
+    forged = {"X_User_ID": "admin", "X_Forwarded_For": "10.0.0.1", "X_Api_Key": "k", "Origin": PAGE}
+    assert generate(served, alice, **forged).status_code == 200
+    names = [name for name, _ in up.requests[0].headers if "_" in name or name in ("origin", "x-forwarded-for")]
+    assert (names, up.requests[0].header("x-user-id")) == ([], alice.name)
+
+
+@pytest.mark.parametrize(("origin", "told"), [(PAGE, [PAGE]), ("https://evil.example.com", [])])
+def test_which_pages_may_call_is_not_for_an_upstream_to_say(
+    served: Served, up: Replay, origin: str, told: list[str]
+) -> None:
+    up.handler = answers(json_answer(ANSWER, headers=[("access-control-allow-origin", "*")]))
+    answer = generate(served, served.person(), origin=origin)
+    assert answer.headers.get_list("access-control-allow-origin") == told
+
+
+FILES: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "chat": (
+        "/v1/chat/completions",
+        {"model": "main/zeta", "messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]},
+    ),
+    "messages": (
+        "/v1/messages",
+        {
+            "model": "claude/zeta",
+            "max_tokens": 9,
+            "messages": [
+                {"role": "user", "content": [{"type": "document", "source": {"type": "file", "file_id": "f"}}]}
+            ],
+        },
+    ),
+    "generate": (
+        "/v1beta/models/google/zeta:generateContent",
+        {
+            "contents": [
+                {"parts": [{"fileData": {"fileUri": "https://generativelanguage.googleapis.com/v1beta/files/f"}}]}
+            ]
+        },
+    ),
+    "generate, by name": (
+        "/v1beta/models/google/zeta:generateContent",
+        {"contents": [{"parts": [{"file_data": {"file_uri": "files/f"}}]}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files_of_others_are_not_there(served: Served, up: Replay, case: str) -> None:
+    path, body = FILES[case]
+    assert served.post(served.person(), body, path=path).status_code == 404
+    assert up.requests == []
+
+
+def test_documents_behind_an_address_are_paid_before_they_are_read(served: Served, up: Replay) -> None:
+    """A thousand pages weigh as little as their address: the context window bounds them."""
+    up.handler = answers(json_answer(completion(usage=usage_of(400_000, 5))))
+    alice = served.person(credits="0.10")
+    parts = [{"type": "document_url", "document_url": "https://example.com/a.pdf"}]
+    error_of(
+        served.post(alice, {"model": "main/zeta", "messages": [{"role": "user", "content": parts}]}),
+        402,
+        "insufficient_credits",
+    )
+    assert up.requests == []
+    assert served.balance(alice.name) == 100_000_000
+
+
+@pytest.mark.parametrize("name", ["provider", "preset", "data_sources", "enable_search", "deferred"])
+def test_who_answers_at_whose_price_is_not_for_accounts_whose_money_can_run_out(
+    served: Served, up: Replay, name: str
+) -> None:
+    up.handler = answers(json_answer(completion(usage=usage_of(10, 5))))
+    error = error_of(served.chat(served.person(credits="1"), **{name: {"only": ["dear"]}}), 400, "invalid_request")
+    assert error["param"] == name
+    assert served.chat(served.person(), **{name: {"only": ["dear"]}}).status_code == 200
