@@ -87,6 +87,11 @@ class Resolved(msgspec.Struct, frozen=True):
             routes=tuple(priced for priced in self.routes if priced.rank in ranks),
         )
 
+    def at(self, places: frozenset[str]) -> Resolved:
+        """Only where what the request refers to lies: no other upstream has it. All, where no route leads there."""
+        routes = tuple(priced for priced in self.routes if not places or priced.route.upstream.name in places)
+        return msgspec.structs.replace(self, routes=routes) if 0 < len(routes) < len(self.routes) else self
+
 
 class Exchange:
     """One request in flight: what is known of it, where it stands, and how to cut it off."""
@@ -106,6 +111,8 @@ class Exchange:
         self.body: bytes | None = None
         """As it came; None as long as it wasn't read to its end."""
         self.ask: Ask | None = None
+        self.places: frozenset[str] = frozenset()
+        """The upstreams where the things lie that it refers to."""
         self.resolved: Resolved | None = None
         self.hold: Hold | None = None
         # what became of it upstream

@@ -246,6 +246,7 @@ class Gateway:
         named = endpoint.refers_to(fields)
         if named:
             self.look(lambda tx: objects.check(tx, named, caller.account_id))
+            exchange.places = self.look(lambda tx: objects.places(tx, named))
         return fields, await self._claimed(exchange, asked, key_hash, tags_of(scope))
 
     async def _claimed(self, exchange: Exchange, asked: Asked, key_hash: bytes, tags: dict[str, str]) -> Claim:
@@ -265,6 +266,7 @@ class Gateway:
             exchange.resolved = exchange.resolved.narrowed(
                 lambda names: caller.may_use(names) and (plan is None or plan.includes(names))
             )
+        exchange.resolved = exchange.resolved.at(exchange.places)
         claim = self._claim(exchange, ask, exchange.resolved, key_hash, tags)
         # Decided here as well, so that who is refused never takes the writer's time.
         self.look(lambda tx: holds.decide(tx, claim, self.policy))
@@ -737,7 +739,7 @@ def _possible(priced: Priced, service_tier: str | None) -> tuple[Price, ...]:
 
 def _searching(resolved: Resolved) -> str | None:
     """OpenRouter's `:online` has the web searched for each answer, at a price that nobody tells beforehand."""
-    online = any(priced.route.model.casefold().endswith(":online") for priced in resolved.routes)
+    online = any("online" in priced.route.model.casefold().split(":")[1:] for priced in resolved.routes)
     return "model" if online else None
 
 

@@ -38,6 +38,11 @@ def made(tx: Tx, named: str, account_id: int) -> Made:
     return Made(*row)
 
 
+def places(tx: Tx, ids: Iterable[str]) -> frozenset[str]:
+    """The upstreams where some of the account's own things lie."""
+    return frozenset(tx.value("SELECT upstream FROM objects WHERE id = ?", named) for named in ids)
+
+
 def check(tx: Tx, ids: Iterable[str], account_id: int) -> None:
     """Raises Refusal 404 where one of them isn't the account's: whose it is, and whether it exists, isn't told."""
     for named in ids:

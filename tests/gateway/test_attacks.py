@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -172,3 +173,21 @@ def test_who_answers_at_whose_price_is_not_for_accounts_whose_money_can_run_out(
     error = error_of(served.chat(served.person(credits="1"), **{name: {"only": ["dear"]}}), 400, "invalid_request")
     assert error["param"] == name
     assert served.chat(served.person(), **{name: {"only": ["dear"]}}).status_code == 200
+
+
+def test_what_refers_to_an_earlier_answer_goes_where_that_lies(tmp_path: Path) -> None:
+    """Not money: any other upstream would say that there is no such thing."""
+    with Replay() as one, Replay() as two:
+        for name, up in (("one", one), ("two", two)):
+            up.handler = answers(
+                json_answer({"id": f"resp_{name}", "status": "completed", "output": [], "usage": usage_of(5, 5)})
+            )
+        routes = [{"upstream": name, "model": "zeta"} for name in ("one", "two")]
+        upstreams = {"one": main_upstream(one), "two": main_upstream(two)}
+        with Served(tmp_path, {"upstreams": upstreams, "models": {"both": {"routes": routes}}}) as served:
+            alice = served.person()
+            for _ in range(8):
+                body = {"model": "both", "input": "hi"}
+                made = served.post(alice, body, path="/v1/responses").json()["id"]
+                again = served.post(alice, {**body, "previous_response_id": made}, path="/v1/responses")
+                assert again.json()["id"] == made
