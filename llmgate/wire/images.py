@@ -46,6 +46,9 @@ LIKELY = 5
 
 AREA = 1024 * 1536
 
+LARGEST = 4096 * 4096
+"""Of a size that isn't written in pixels (`4K`, `4096X4096`)."""
+
 PARTIAL_TOKENS = 100
 """What each partial picture of a stream adds, as documented."""
 
@@ -81,8 +84,11 @@ def _positive(fields: Fields, name: str, default: int) -> int:
 def _tokens(fields: Fields) -> int:
     """What one of the pictures comes to at most."""
     tokens = TOKENS.get(text(fields, "quality") or "auto", FINEST) * _positive(fields, "frame_count", 1)
-    if size := SIZE.fullmatch(text(fields, "size") or ""):
+    named = text(fields, "size") or "auto"
+    if size := SIZE.fullmatch(named):
         tokens *= ceil_div(int(size[1]) * int(size[2]), AREA)
+    elif named != "auto":
+        tokens *= ceil_div(LARGEST, AREA)
     if form.number(fields, "partial_images"):
         tokens += PARTIAL_TOKENS * _positive(fields, "partial_images", 0)
     if tokens >= 2**31:

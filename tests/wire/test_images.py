@@ -40,6 +40,8 @@ def test_the_least_that_can_be_asked() -> None:
         ({"quality": "low", "size": "1024x1537"}, 4_000, 1),
         ({"quality": "low", "size": "3840x2160"}, 12_000, 1),
         ({"quality": "low", "size": "auto"}, 2_000, 1),
+        ({"quality": "low", "size": "4096X4096"}, 22_000, 1),
+        ({"quality": "low", "size": "4K"}, 22_000, 1),
         ({"quality": "low", "frame_count": 4}, 8_000, 1),
         ({"quality": "low", "partial_images": 3, "stream": True}, 2_300, 1),
         ({"quality": "low", "partial_images": 0}, 2_000, 1),
