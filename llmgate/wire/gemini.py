@@ -291,7 +291,7 @@ _FILE = re.compile(r"(https?://[^/]*\bgoogleapis\.com/(upload/)?v[0-9a-z]+/)?fil
 
 def refers_to(fields: Fields) -> tuple[str, ...]:
     """Files kept by Google that the request makes it read. (Any other address is what it is to everybody.)"""
-    several = [msgspec.json.decode(raw) for raw in fields.values() if bytes(raw)[:1] in (b"{", b"[")]
+    several = [body.value(fields, name) for name, raw in fields.items() if bytes(raw)[:1] in (b"{", b"[")]
     return tuple(uri for uri in body.strings_at(several, tuple(_URI)) if _FILE.match(uri))
 
 

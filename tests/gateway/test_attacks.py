@@ -151,6 +151,13 @@ def test_files_of_others_are_not_there(served: Served, up: Replay, case: str) ->
     assert up.requests == []
 
 
+def test_odd_numbers_beside_a_file_are_no_way_round(served: Served, up: Replay) -> None:
+    """Valid JSON that not every decoder takes."""
+    raw = b'{"contents":[{"parts":[{"fileData":{"fileUri":"files/f"},"x":1e999}]}]}'
+    answer = served.post(served.person(), raw, path="/v1beta/models/google/zeta:generateContent")
+    assert (answer.status_code, up.requests) == (404, [])
+
+
 def test_documents_behind_an_address_are_paid_before_they_are_read(served: Served, up: Replay) -> None:
     """A thousand pages weigh as little as their address: the context window bounds them."""
     up.handler = answers(json_answer(completion(usage=usage_of(400_000, 5))))
