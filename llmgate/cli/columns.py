@@ -28,6 +28,8 @@ class Kind(Enum):
     NUMBER = auto()
     MONEY = auto()
     """nano-USD."""
+    PERCENT = auto()
+    """Tenths of a percent."""
     FIGURE = auto()
     """A count, or an amount of USD as a decimal string: what a limit is about decides."""
     TIME = auto()
@@ -61,7 +63,7 @@ class Column(NamedTuple):
     @property
     def right(self) -> bool:
         """Whether its values stand at the right edge."""
-        return self.kind in (Kind.NUMBER, Kind.MONEY, Kind.FIGURE)
+        return self.kind in (Kind.NUMBER, Kind.MONEY, Kind.PERCENT, Kind.FIGURE)
 
 
 def exact(column: Column, row: Row) -> Any:
@@ -72,8 +74,10 @@ def exact(column: Column, row: Row) -> Any:
     match column.kind:
         case Kind.MONEY:
             return usd(value)
-        case Kind.TIME:
+        case Kind.TIME if isinstance(value, int):
             return rfc3339(value)
+        case Kind.PERCENT:
+            return value / 10
         case Kind.FLAG:
             return bool(value)
     return value
@@ -89,9 +93,11 @@ def shown(column: Column, row: Row, zone: ZoneInfo | None) -> str:
             return dollars(value)
         case Kind.NUMBER:
             return f"{value:,}"
+        case Kind.PERCENT:
+            return f"{value / 10:+,.1f}%"
         case Kind.FIGURE:
             return f"{value:,}" if isinstance(value, int) else f"${value}"
-        case Kind.TIME:
+        case Kind.TIME if isinstance(value, int):
             return _local(value, zone)
         case Kind.FLAG:
             return "yes" if value else "no"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+import msgspec
 import typer
 
 from .. import clock
@@ -17,6 +18,10 @@ TeamOption = Annotated[str | None, typer.Option("--team", metavar="TEAM", help="
 KeyOption = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Only of this key: its id or USER/NAME.")]
 ModelOption = Annotated[str | None, typer.Option("--model", metavar="GLOB", help="Only of models that match.")]
 UpstreamOption = Annotated[str | None, typer.Option("--upstream", metavar="NAME", help="Only of this upstream.")]
+PlanOption = Annotated[str | None, typer.Option("--plan", metavar="PLAN", help="Only of this plan.")]
+TagOption = Annotated[
+    list[str] | None, typer.Option("--tag", metavar="K=V", help="Only with this tag; several: with all of them.")
+]
 UntilOption = Annotated[
     str | None, typer.Option("--until", metavar="WHEN", help="Until then; a date or a weekday is included.")
 ]
@@ -31,6 +36,8 @@ class Whose(NamedTuple):
     key: str | None
     model: str | None
     upstream: str | None
+    plan: str | None
+    tag: list[str] | None
 
     def filters(self, tx: Tx) -> dict[str, Any]:
         """As the store takes them. Raises Refusal for a user, team or key that there isn't: that is a typo."""
@@ -41,6 +48,10 @@ class Whose(NamedTuple):
         found = self._asdict()
         if self.key is not None:
             found["key"] = keys.key_row(tx, self.key)["id"]
+        for pair in self.tag or ():
+            if not pair.partition("=")[1]:
+                raise UsageError(f"{pair!r} is no tag: write --tag NAME=VALUE, such as --tag agent=coder")
+        found["tag"] = msgspec.json.encode(self.tag).decode() if self.tag else None
         return found
 
 

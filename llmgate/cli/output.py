@@ -41,6 +41,22 @@ def listing(
         note(empty)
 
 
+def following(ctx: typer.Context, columns: Sequence[Column], rows: Iterable[Row], *, zone: ZoneInfo | None) -> None:
+    """Write rows that have no end, each as it comes: JSON is an object a line, a table's columns grow as they must."""
+    wanted = session(ctx).wanted
+    if wanted is Format.TABLE:
+        from . import plain
+
+        plain.follow(columns, ({column: shown(column, row, zone) for column in columns} for row in rows))
+    else:
+        ({**_STREAMS, Format.JSON: _ndjson}[wanted])(columns, rows, zone)
+
+
+def exported(columns: Sequence[Column], rows: Iterable[Row], form: str) -> None:
+    """Write rows for a program, in constant memory. `form` is one of `EXPORTS`."""
+    EXPORTS[form](columns, rows, None)
+
+
 def single(ctx: typer.Context, columns: Sequence[Column], row: Row, *, zone: ZoneInfo | None = None) -> None:
     """Write one thing: an object in JSON, else its fields one below the other."""
     wanted = session(ctx).wanted
@@ -102,6 +118,12 @@ def _json(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None)
     _line("[]" if between == "[" else "\n]")
 
 
+def _ndjson(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) -> None:  # noqa: ARG001
+    """An object a line."""
+    for row in rows:
+        _line(json.dumps(_object(columns, row), ensure_ascii=_ascii()))
+
+
 def _csv(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) -> None:  # noqa: ARG001
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([column.name for column in columns])
@@ -142,7 +164,18 @@ def _table(columns: Sequence[Column], rows: list[Row], zone: ZoneInfo | None, to
     chosen = [column for column in columns if _belongs(column, rows)]
     cells = [[shown(column, row, zone) for column in chosen] for row in rows]
     last = [shown(column, total, zone) if column.name in total else "" for column in chosen] if total else None
+    for at, column in enumerate(chosen):
+        if column.kind is Kind.MONEY:
+            _align([*cells, last] if last else cells, at)
     _medium().write(chosen, cells, last)
+
+
+def _align(cells: Sequence[list[str]], at: int) -> None:
+    """Give the amounts of a column as many decimals each, so that their points stand one below the other."""
+    most = max(len(row[at].partition(".")[2]) for row in cells)
+    for row in cells:
+        if row[at]:
+            row[at] += "0" * (most - len(row[at].partition(".")[2]))
 
 
 def _belongs(column: Column, rows: list[Row]) -> bool:
@@ -172,3 +205,5 @@ _STREAMS: dict[Format, Callable[[Sequence[Column], Iterable[Row], ZoneInfo | Non
     Format.CSV: _csv,
     Format.MD: _md,
 }
+
+EXPORTS = {"csv": _csv, "json": _json, "ndjson": _ndjson}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.cells import cell_len
 
-from .columns import Column
+from .columns import Column, Kind, Show
 from .layout import GAP, Cells
 
 
@@ -23,6 +24,31 @@ def write(columns: Sequence[Column], rows: list[Cells], total: Cells | None) -> 
         sys.stdout.write(_line(columns, widths, row))
     if total:
         sys.stdout.write(ruler + _line(columns, widths, total))
+
+
+LIKELY = {Kind.TIME: 19, Kind.WORD: 14, Kind.TEXT: 16, Kind.NUMBER: 7, Kind.MONEY: 11, Kind.STATE: 9}
+"""How wide the values of a column are going to be, as far as anybody can know before they are there."""
+
+
+def follow(columns: Sequence[Column], rows: Iterable[Mapping[Column, str]]) -> None:
+    """A table of rows that come one by one: the titles at once, then a line for each. A column grows where it must.
+
+    On a terminal the most minor columns are left out until a line is likely to fit.
+    """
+    chosen = [column for column in columns if column.show is Show.ALWAYS]
+    widths = {column: max(len(column.title), LIKELY.get(column.kind, 0)) for column in chosen}
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    while room is not None and sum(widths[column] + GAP for column in chosen) - GAP > room:
+        minor = max(chosen, key=lambda column: column.minor)
+        if not minor.minor:
+            break
+        chosen.remove(minor)
+    sys.stdout.write(_line(chosen, [widths[column] for column in chosen], [column.title for column in chosen]))
+    for row in rows:
+        cells = [row[column] for column in chosen]
+        for column, cell in zip(chosen, cells, strict=True):
+            widths[column] = max(widths[column], cell_len(cell))
+        sys.stdout.write(_line(chosen, [widths[column] for column in chosen], cells))
 
 
 def write_fields(pairs: Sequence[tuple[str, str]]) -> None:

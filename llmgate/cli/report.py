@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from datetime import date, timedelta
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import typer
 
 from .. import clock
+from ..errors import UsageError
 from ..pricing import Price
 from ..store import reports
 from ..store.db import Row as StoreRow
+from ..store.db import Tx
 from .columns import Column, Kind, Row, Show
 from .context import open_store
 from .grammar import alone, verb
@@ -20,6 +23,8 @@ from .options import (
     KeyOption,
     ModelOption,
     Period,
+    PlanOption,
+    TagOption,
     TeamOption,
     UpstreamOption,
     UserOption,
@@ -55,6 +60,24 @@ RERATED = (
     Column("unpriced", Kind.NUMBER, Show.USED),
 )
 
+BEFORE = {"requests_before": "requests", "tokens_before": "tokens", "cost_before_usd": "cost_usd"} | {
+    "charge_before_usd": "charge_usd"
+}
+"""Column of the period before → what it was there."""
+
+COMPARED = (
+    *SUMS,
+    Column("requests_before", Kind.NUMBER, minor=1),
+    Column("tokens_before", Kind.NUMBER, Show.NEVER),
+    Column("cost_before_usd", Kind.MONEY, Show.NEVER),
+    Column("charge_before_usd", Kind.MONEY),
+    Column("difference_usd", Kind.MONEY),
+    Column("percent", Kind.PERCENT),
+)
+"""Of the charge: `difference_usd` is now less before, `percent` that of before (nothing, where nothing was before)."""
+
+OTHERS = "others"
+
 
 @verb(
     app,
@@ -63,6 +86,8 @@ RERATED = (
     llmgate report
     llmgate report --since monday --by day --by model
     llmgate report --since 2026-10-01 --until 2026-10-31 --team research --format csv
+    llmgate report --since 7d --by tag --tag agent=coder
+    llmgate report --since 2026-10-01 --until 2026-10-31 --by model --compare --top 5
     llmgate report --since 30d --by model --prices next-year.csv
     """,
 )
@@ -81,6 +106,12 @@ def report(
     key: KeyOption = None,
     model: ModelOption = None,
     upstream: UpstreamOption = None,
+    plan: PlanOption = None,
+    tag: TagOption = None,
+    top: Annotated[
+        int | None, typer.Option("--top", metavar="N", min=1, help="Only the N dearest; the rest is summed up.")
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Beside the period before, of the same length.")] = False,
     file: Annotated[
         str | None, typer.Option("--prices", metavar="FILE", help="What it would have been charged by this list.")
     ] = None,
@@ -91,23 +122,130 @@ def report(
     failed: a cost on top, that nobody is charged. Days are those of the time zone of the books, and
     the first and the last one are counted whole.
 
+    A request with several tags is counted at each of them, and once in the total. --top keeps the N dearest; of each
+    day (hour, week, month) if rows are by that. --compare sets the charge beside that of as many days before; beside
+    the months before, where the period is whole months.
+
     With --prices (a list as `llmgate prices import` takes it) rerated is what the same requests would have been charged
     by the prices in FILE; those of models that it doesn't name keep their charge, and are counted as unpriced.
     """
     groups = _groups(by)
+    if compare:
+        _check_comparable(groups, file)
     price_of = _prices_of(file) if file is not None else None
+    sums = RERATED if price_of else COMPARED if compare else SUMS
     with open_store(ctx) as db:
         with db.read() as tx:
             days = _days(period(since, until, tx.now_ms, db.zone, precise=False), db.zone)
-            filters = Whose(user, team, key, model, upstream).filters(tx) | days
-            if price_of is not None:
-                rows = _rerated(groups, reports.rerated(tx, groups, filters, price_of))
-            else:
-                rows = [_row(groups, row) for row in reports.report(tx, groups, filters)]
-        sums = SUMS if price_of is None else RERATED
-        columns = (*(Column(name, Kind.WORD) for name in groups), *sums)
+            whose = Whose(user, team, key, model, upstream, plan, tag).filters(tx)
+            before = _before(days, clock.day_of(tx.now_ms, db.zone)) if compare else None
+
+            def rows_of(by: list[str]) -> list[Row]:
+                rows = _read(tx, by, whose | days, price_of)
+                return _beside(by, rows, _read(tx, by, whose | before, None)) if before else rows
+
+            rows = rows_of(groups)
+            # Groups by tag overlap, so their sum is not the total.
+            total = rows_of([]) if "tag" in groups else [_sum(rows, sums)]
+            gone = reports.pruned(tx, whose | days) if reports.of_rows(groups, whose) or price_of else 0
+        if top is not None:
+            rows = _dearest(groups, rows, top, sums)
+        columns = (*(Column(name, Kind.TIME if name == "hour" else Kind.WORD) for name in groups), *sums)
         empty = f"nothing was used from {days['since']} to {days['until'] or 'today'}"
-        listing(ctx, columns, rows, empty=empty, zone=db.zone, total=_total(groups, rows, sums))
+        last = {**total[0], groups[0]: "total"} if len(rows) > 1 else None
+        listing(ctx, columns, rows, empty=empty, zone=db.zone, total=last)
+    if before:
+        note(f"before: from {before['since']} to {before['until']}")
+    if gone:
+        note(
+            f"{gone} requests of this time were pruned: their tags, hours and prices are gone, and they are not counted"
+        )
+
+
+def _read(
+    tx: Tx, by: list[str], filters: dict[str, Any], price_of: Callable[[StoreRow], Price | None] | None
+) -> list[Row]:
+    if price_of is not None:
+        return _rerated(by, reports.rerated(tx, by, filters, price_of))
+    return [_row(by, row) for row in reports.report(tx, by, filters)]
+
+
+def _check_comparable(groups: list[str], file: str | None) -> None:
+    times = [name for name in groups if name in reports.IN_ORDER]
+    if times:
+        raise UsageError(f"--compare is about the period as a whole: leave out --by {times[0]}")
+    if file is not None:
+        raise UsageError("--compare and --prices are two comparisons: choose one")
+
+
+def _before(days: dict[str, str | None], today: str) -> dict[str, str | None]:
+    """The period before: as many whole months, if this one is whole months, else as many days."""
+    first, last = (date.fromisoformat(day) for day in (days["since"] or today, days["until"] or today))
+    after = last + timedelta(days=1)
+    if first.day == after.day == 1:
+        months = (after.year - first.year) * 12 + after.month - first.month
+        year, month = divmod(first.year * 12 + first.month - 1 - months, 12)
+        start = date(year, month + 1, 1)
+    else:
+        start = first - (after - first)
+    return {"since": start.isoformat(), "until": (first - timedelta(days=1)).isoformat()}
+
+
+def _beside(groups: list[str], rows: list[Row], before: list[Row]) -> list[Row]:
+    """Rows with those of the period before; at the end the groups that were only there then."""
+    then = {tuple(row[name] for name in groups): row for row in before}
+    found = []
+    for row in rows:
+        was = then.pop(tuple(row[name] for name in groups), None)
+        found.append({**row, **{name: was[of] if was else 0 for name, of in BEFORE.items()}})
+    for was in then.values():
+        none = {column.name: 0 for column in SUMS}
+        found.append({name: was[name] for name in groups} | none | {name: was[of] for name, of in BEFORE.items()})
+    return [{**row, **_change(row)} for row in found]
+
+
+def _change(row: Row) -> Row:
+    """Percents are of integers and in tenths, rounded half up."""
+    was, difference = row["charge_before_usd"], row["charge_usd"] - row["charge_before_usd"]
+    return {"difference_usd": difference, "percent": (2000 * difference + was) // (2 * was) if was else None}
+
+
+def _dearest(groups: list[str], rows: list[Row], top: int, sums: tuple[Column, ...]) -> list[Row]:
+    """The first `top` rows of each hour, day, week or month, then one that sums up the rest of it.
+
+    Rows come dearest first within these. Where there is nothing within them, they are what is chosen from.
+    """
+    times = [name for name in groups if name in reports.IN_ORDER]
+    within = [name for name in groups if name not in times]
+    if not within:
+        dearest = sorted(range(len(rows)), key=lambda at: -_paid(rows[at]))[:top]
+        kept, rest = (
+            [rows[at] for at in sorted(dearest)],
+            [row for at, row in enumerate(rows) if at not in set(dearest)],
+        )
+        return [*kept, *_others(groups, {}, rest, sums)]
+    buckets: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        buckets.setdefault(tuple(row[name] for name in times), []).append(row)
+    found: list[Row] = []
+    for bucket, members in buckets.items():
+        found += members[:top]
+        found += _others(within, dict(zip(times, bucket, strict=True)), members[top:], sums)
+    return found
+
+
+def _others(groups: list[str], bucket: Row, rest: list[Row], sums: tuple[Column, ...]) -> list[Row]:
+    return [{**dict.fromkeys(groups), **bucket, groups[0]: OTHERS, **_sum(rest, sums)}] if rest else []
+
+
+def _paid(row: Row) -> int:
+    paid: int = row.get("rerated_usd", row["charge_usd"])
+    return paid
+
+
+def _sum(rows: list[Row], sums: tuple[Column, ...]) -> Row:
+    found = {column.name: sum(row[column.name] for row in rows) for column in sums if column.kind is not Kind.PERCENT}
+    return {**found, **_change(found)} if "charge_before_usd" in found else found
 
 
 def _groups(by: list[str] | None) -> list[str]:
@@ -179,9 +317,3 @@ def _rerated(groups: list[str], found: reports.Rerated) -> list[Row]:
             *(row[name] or "" for name in rest),
         ),
     )
-
-
-def _total(groups: list[str], rows: list[Row], sums: tuple[Column, ...]) -> Row | None:
-    if len(rows) < 2:
-        return None
-    return {groups[0]: "total"} | {column.name: sum(row[column.name] for row in rows) for column in sums}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
+from ..errors import UsageError
 from ..store import usage as store
 from ..store.db import Database
 from ..store.db import Row as StoreRow
@@ -16,14 +19,31 @@ from ..types import METERS, Meters, Status
 from .columns import Column, Kind, Row, Show
 from .context import open_store
 from .grammar import alone, verb
-from .options import KeyOption, ModelOption, TeamOption, UntilOption, UpstreamOption, UserOption, Whose, period
-from .output import listing
+from .options import (
+    KeyOption,
+    ModelOption,
+    PlanOption,
+    TagOption,
+    TeamOption,
+    UntilOption,
+    UpstreamOption,
+    UserOption,
+    Whose,
+    period,
+)
+from .output import following, listing
 from .session import Format, session
 
 app = alone()
 
 NEWEST = 50
 """How many rows a terminal gets."""
+
+TAIL = 10
+"""How many of those before a terminal gets when it follows."""
+
+POLL_S = 0.25
+"""Seconds between two looks at what has come."""
 
 PAGE = 1000
 """Rows that are read at a time, so that a slow reader of the output never holds the database."""
@@ -71,6 +91,8 @@ AS_STORED = (
     llmgate usage
     llmgate usage --user alice --since 1h
     llmgate usage --status error --last 20
+    llmgate usage --follow --tag agent=coder
+    llmgate usage --follow --json | jq .charge_usd
     llmgate usage --since 2026-11-01 --format csv > november.csv
     """,
 )
@@ -81,6 +103,8 @@ def usage(
     key: KeyOption = None,
     model: ModelOption = None,
     upstream: UpstreamOption = None,
+    plan: PlanOption = None,
+    tag: TagOption = None,
     status: Annotated[
         Status | None,
         typer.Option("--status", metavar="|".join(Status), help="Only what ended so.", show_default=False),
@@ -88,18 +112,30 @@ def usage(
     since: Annotated[str | None, typer.Option("--since", metavar="WHEN", help="From then on: 1h, 30d, a date.")] = None,
     until: UntilOption = None,
     last: Annotated[int | None, typer.Option("--last", metavar="N", min=1, help="Only the newest N.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with each request as it ends, until Ctrl-C.")] = False,
 ) -> None:
     """Show requests one by one, oldest first.
 
     On a terminal the newest 50; all of them on a pipe, and in every other format than a table.
+
+    With --follow each request is shown once, when it has ended, in JSON as one object a line. It begins with what
+    --since or --last ask for; else with the newest 10 on a terminal, and with what comes next on a pipe.
     """
+    if follow and until is not None:
+        raise UsageError("--follow has no end: leave out --until")
     with open_store(ctx) as db:
         with db.read() as tx:
             span = period(since, until, tx.now_ms, db.zone, precise=True)
-            filters = Whose(user, team, key, model, upstream).filters(tx) | {"status": status} | span._asdict()
+            filters = Whose(user, team, key, model, upstream, plan, tag).filters(tx)
+            filters |= {"status": status} | span._asdict()
         on_terminal = sys.stdout.isatty() and session(ctx).wanted is Format.TABLE
+        if follow:
+            newest = last or (None if since else TAIL if on_terminal else 0)
+            with suppress(KeyboardInterrupt):
+                following(ctx, COLUMNS, map(as_row, _follow(db, filters, newest)), zone=db.zone)
+            return
         newest = last or (NEWEST if on_terminal else None)
-        rows = (_row(row) for row in _rows(db, filters, newest))
+        rows = map(as_row, _rows(db, filters, newest))
         listing(ctx, COLUMNS, rows, empty="no request that fits", zone=db.zone)
 
 
@@ -110,17 +146,28 @@ def _rows(db: Database, filters: dict[str, Any], newest: int | None) -> Iterator
             latest = list(store.rows(tx, filters, newest=newest))
         yield from latest
         return
-    after: dict[str, Any] = {}
+    yield from store.pages(db, filters, PAGE)
+
+
+def _follow(db: Database, filters: dict[str, Any], newest: int | None) -> Iterator[StoreRow]:
+    """The newest rows, or all that pass, then for ever those that come. What was written is flushed before it waits."""
+    with db.read() as tx:
+        seen = store.mark(tx)
+        latest = list(store.rows(tx, filters, newest=newest)) if newest else []
+    yield from latest
+    if newest is None:
+        yield from store.between(db, filters, store.BEGINNING, seen, PAGE)
+    coming = filters | {"since_ms": None}  # a request may have begun before, and end now
     while True:
+        sys.stdout.flush()
+        time.sleep(POLL_S)
         with db.read() as tx:
-            page = store.page(tx, filters | after, PAGE)
-        yield from page
-        if len(page) < PAGE:
-            return
-        after = {"after_id": page[-1]["id"]}
+            now = store.mark(tx)
+        yield from store.between(db, coming, seen, now, PAGE)
+        seen = now
 
 
-def _row(row: StoreRow) -> Row:
+def as_row(row: StoreRow) -> Row:
     meters = Meters(*(row[name] for name in METERS))
     return {
         **{name: row[name] for name in AS_STORED},

@@ -534,6 +534,19 @@ def history(tx: Tx, account_id: int) -> list[Row]:
     ).fetchall()
 
 
+def page(tx: Tx, since_ms: int | None, until_ms: int | None, after_id: int, size: int) -> list[Row]:
+    """The first so many entries of all accounts past an id, each with the full name of its account as `account`."""
+    return tx.execute(
+        """
+        SELECT e.*, coalesce(u.name, 'team:' || t.name) AS account FROM entries e
+        LEFT JOIN users u ON u.account_id = e.account_id
+        LEFT JOIN teams t ON t.account_id = e.account_id
+        WHERE e.id > ? AND e.created_ms >= ? AND (? IS NULL OR e.created_ms < ?) ORDER BY e.id LIMIT ?
+        """,
+        (after_id, since_ms or 0, until_ms, until_ms, size),
+    ).fetchall()
+
+
 def entry_row(tx: Tx, entry_id: int) -> Row:
     """An entry, with the full name of its account as `account`. Raises Refusal `not_found`."""
     row = tx.one(

@@ -1,15 +1,20 @@
-"""Sums over the daily roll-ups: a report costs what its answer has rows, not what the history has."""
+"""Sums over the daily roll-ups: a report costs what its answer has rows, not what the history has.
+
+Roll-ups know no hour and no tag, so what asks for these reads the usage rows of its days.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..clock import hour_start_ms
 from ..overage import charged
 from ..pricing import Price
 from ..types import METERS, Meters
 from . import overage, prices
 from .db import Row, Tx
+from .usage import TAGGED
 
 GROUPS = {
     "user": "u.name",
@@ -17,14 +22,18 @@ GROUPS = {
     "key": "u.name || '/' || k.name",
     "model": "r.model",
     "upstream": "r.upstream",
-    "plan": "r.plan",
+    "plan": "coalesce(r.plan, '')",
+    "tag": "coalesce(g.name || '=' || g.value, '')",
+    "hour": "hour_start_ms(r.time_ms)",
     "day": "r.day",
     "week": "date(r.day, 'weekday 0', '-6 days')",
     "month": "substr(r.day, 1, 7)",
 }
-"""Grouping → SQL. A week is named by its Monday."""
+"""Grouping → SQL. A week is named by its Monday, an hour is its first instant in milliseconds. A request with several
+tags is counted at each of them, so that groups by tag may add up to more than there was.
+"""
 
-IN_ORDER = ("day", "week", "month")
+IN_ORDER = ("hour", "day", "week", "month")
 """Groupings that are listed in their own order; the others come dearest first."""
 
 FILTERS = {
@@ -33,11 +42,25 @@ FILTERS = {
     "key": "(r.key_id = :key OR u.name || '/' || k.name = :key)",
     "model": "r.model GLOB :model",
     "upstream": "r.upstream = :upstream",
-    "plan": "r.plan = :plan",
+    "plan": "coalesce(r.plan, '') = :plan",
+    "tag": TAGGED.format(id="r.id"),
     "since": "r.day >= :since",
     "until": "r.day <= :until",
 }
-"""Filter → SQL condition on its value. Days are `YYYY-MM-DD`, both ends included."""
+"""Filter → SQL condition on its value. Days are `YYYY-MM-DD`, both ends included. Of tags: JSON, as in `TAGGED`."""
+
+OF_ROWS = ("tag", "hour")
+"""Groupings and filters that roll-ups don't know."""
+
+_ROWS = f"""(SELECT id, day, time_ms, user_id, team_id, key_id, plan, model, upstream, {", ".join(METERS)},
+ cost_nano, charge_nano, wasted_nano, 1 AS requests, status = 'error' AS errors FROM usage)"""
+"""Usage rows, each as a roll-up of one request."""
+
+_INDEXED = {
+    "since": "r.time_ms >= (strftime('%s', :since) - 86400) * 1000",
+    "until": "r.time_ms < (strftime('%s', :until) + 172800) * 1000",
+}
+"""What the filters on days say of the time: rows are indexed by it. Wider by more than any zone is away from UTC."""
 
 SUMS = {
     "requests": "sum(r.requests)",
@@ -53,7 +76,8 @@ SUMS = {
 
 def report(tx: Tx, by: Sequence[str], filters: dict[str, Any]) -> list[Row]:
     """One row per group: the grouping columns, then `SUMS`. Without a grouping: one row of sums."""
-    wanted = {name: value for name, value in filters.items() if value is not None}
+    wanted = _wanted(filters)
+    rows = of_rows(by, filters)
     columns = [f'{GROUPS[name]} AS "{name}"' for name in by]
     columns += [f"coalesce({sql}, 0) AS {name}" for name, sql in SUMS.items()]
     order = [f'"{name}"' for name in by if name in IN_ORDER]
@@ -61,15 +85,48 @@ def report(tx: Tx, by: Sequence[str], filters: dict[str, Any]) -> list[Row]:
     grouped = f"GROUP BY {', '.join(str(number + 1) for number in range(len(by)))}" if by else ""
     return tx.execute(
         f"""
-        SELECT {", ".join(columns)} FROM rollups r
-        JOIN users u ON u.id = r.user_id
-        JOIN keys k ON k.id = r.key_id
-        LEFT JOIN teams t ON t.id = r.team_id
-        WHERE {" AND ".join(FILTERS[name] for name in wanted) or "1"}
-        {grouped} ORDER BY {", ".join(order)}
+        SELECT {", ".join(columns)} {_from(tx, _ROWS if rows else "rollups", by)}
+        {_where(wanted, rows)} {grouped} ORDER BY {", ".join(order)}
         """,
         wanted,
     ).fetchall()
+
+
+def of_rows(by: Sequence[str], filters: dict[str, Any]) -> bool:
+    """Whether a report has to read usage rows."""
+    return any(name in OF_ROWS for name in (*by, *_wanted(filters)))
+
+
+def pruned(tx: Tx, filters: dict[str, Any]) -> int:
+    """How many requests that pass are only known to roll-ups any more: a report that reads rows doesn't see them."""
+    known = {name: value for name, value in _wanted(filters).items() if name not in OF_ROWS}
+    sql = f"SELECT coalesce(sum(r.requests), 0) {_from(tx, 'rollups', ())} {_where(known, False)} AND r.sealed"
+    number: int = tx.execute(sql, known).fetchone()[0]
+    return number
+
+
+def _wanted(filters: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in filters.items() if value is not None}
+
+
+def _from(tx: Tx, source: str, by: Sequence[str]) -> str:
+    if "hour" in by:
+        zone = tx.zone
+        tx.conn.create_function("hour_start_ms", 1, lambda ms: hour_start_ms(ms, zone), deterministic=True)
+    return f"""
+        FROM {source} r
+        JOIN users u ON u.id = r.user_id
+        JOIN keys k ON k.id = r.key_id
+        LEFT JOIN teams t ON t.id = r.team_id
+        {"LEFT JOIN usage_tags g ON g.usage_id = r.id" if "tag" in by else ""}
+        """
+
+
+def _where(wanted: dict[str, Any], rows: bool) -> str:
+    conditions = [FILTERS[name] for name in wanted]
+    if rows:
+        conditions += [_INDEXED[name] for name in wanted if name in _INDEXED]
+    return f"WHERE {' AND '.join(conditions) or '1'}"
 
 
 Rerated = dict[tuple[Any, ...], dict[str, int]]
@@ -81,17 +138,14 @@ def rerated(tx: Tx, by: Sequence[str], filters: dict[str, Any], price_of: Callab
     Reads the usage rows one after the other, because roll-ups don't tell what tier or price each request had. A request
     that `price_of` has no price for keeps its charge, and is counted as `unpriced`. Plans' terms hold as they did.
     """
-    wanted = {name: value for name, value in filters.items() if value is not None}
+    wanted = _wanted(filters)
     keys = ", ".join(f'{GROUPS[name]} AS "by_{name}"' for name in by)
     costs: dict[int, Price] = {}
     found: Rerated = {}
     for row in tx.execute(
         f"""
-        SELECT {keys}{"," if by else ""} r.* FROM usage r
-        JOIN users u ON u.id = r.user_id
-        JOIN keys k ON k.id = r.key_id
-        LEFT JOIN teams t ON t.id = r.team_id
-        WHERE {" AND ".join(FILTERS[name] for name in wanted) or "1"}
+        SELECT {keys}{"," if by else ""} r.* {_from(tx, "usage", by)}
+        {_where(wanted, True)}
         """,
         wanted,
     ):

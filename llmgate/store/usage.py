@@ -1,11 +1,13 @@
-"""Reading usage rows: what the CLI lists, and what a user is told about their own."""
+"""Reading usage rows: what the CLI lists and follows, and what a user is told about their own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from .db import Row, Tx
+import msgspec
+
+from .db import Database, Row, Tx
 
 _USAGE = """
 SELECT g.*, u.name AS user, t.name AS team, k.name AS key,
@@ -18,16 +20,26 @@ LEFT JOIN teams t ON t.id = g.team_id
 LEFT JOIN teams p ON p.account_id = g.account_id
 """
 
+TAGGED = """NOT EXISTS (
+  SELECT 1 FROM json_each(:tag) j
+  WHERE NOT EXISTS (SELECT 1 FROM usage_tags WHERE usage_id = {id} AND name || '=' || value = j.value)
+)"""
+"""Whether a row has all tags of a JSON list of `NAME=VALUE`."""
+
 FILTERS = {
     "user": "u.name = :user",
     "team": "t.name = :team",
     "key": "(g.key_id = :key OR u.name || '/' || k.name = :key)",
     "model": "g.model GLOB :model",
     "upstream": "g.upstream = :upstream",
+    "plan": "coalesce(g.plan, '') = :plan",
+    "tag": TAGGED.format(id="g.id"),
     "status": "g.status = :status",
     "since_ms": "g.time_ms >= :since_ms",
     "until_ms": "g.time_ms < :until_ms",
     "after_id": "g.id > :after_id",
+    "upto_id": "g.id <= :upto_id",
+    "ids": "g.id IN (SELECT value FROM json_each(:ids))",
 }
 """Filter → SQL condition on its value."""
 
@@ -44,10 +56,62 @@ def rows(tx: Tx, filters: dict[str, Any], *, newest: int | None = None) -> Itera
 
 
 def page(tx: Tx, filters: dict[str, Any], size: int) -> list[Row]:
-    """The first so many rows that pass every filter, by id: `after_id` gives the next ones."""
+    """The first so many rows that pass every filter, by id: `after_id` gives the next ones.
+
+    Rows are walked by their ids. By any other index each page would look through all that are left, and sort them.
+    """
     wanted = {name: value for name, value in filters.items() if value is not None}
     where = " AND ".join(FILTERS[name] for name in wanted) or "1"
-    return tx.execute(f"{_USAGE} WHERE {where} ORDER BY g.id LIMIT :size", wanted | {"size": size}).fetchall()
+    by_id = _USAGE.replace("FROM usage g\n", "FROM usage g NOT INDEXED\n")
+    return tx.execute(f"{by_id} WHERE {where} ORDER BY g.id LIMIT :size", wanted | {"size": size}).fetchall()
+
+
+def pages(db: Database, filters: dict[str, Any], size: int) -> Iterator[Row]:
+    """All rows that pass, by id. Between two pages nothing is held open, so that a slow reader never holds the
+    database; a row that is written meanwhile may be among them or not.
+    """
+    while True:
+        with db.read() as tx:
+            found = page(tx, filters, size)
+        yield from found
+        if len(found) < size:
+            return
+        filters = filters | {"after_id": found[-1]["id"]}
+
+
+class Mark(NamedTuple):
+    """How far usage has been seen: which holds had been placed at a moment, and which of them were still in flight.
+
+    A row has the id of its hold, so rows don't appear in the order of ids: a request that takes an hour comes with an
+    id from an hour ago. But ids of holds only grow. So at any moment each id up to `upto_id` is either in flight, or
+    has got the row that it will ever get. What is new at a later moment is therefore, exactly: the ids past `upto_id`,
+    and those in flight of then, less those in flight of now. All that is remembered are the requests in flight.
+
+    A row that is corrected later (its process was believed dead, and lives) isn't new: `events` tells of it.
+    """
+
+    upto_id: int
+    in_flight: frozenset[int]
+
+
+BEGINNING = Mark(0, frozenset())
+
+
+def mark(tx: Tx) -> Mark:
+    """Where things stand. In one snapshot with the holds: `tx` must be a transaction."""
+    placed = tx.value("SELECT seq FROM sqlite_sequence WHERE name = 'holds'") or 0
+    return Mark(placed, frozenset(row[0] for row in tx.execute("SELECT id FROM holds")))
+
+
+def between(db: Database, filters: dict[str, Any], seen: Mark, now: Mark, size: int) -> Iterator[Row]:
+    """The rows that came from one mark to another, those of old ids first, `size` at a time."""
+    late = sorted(seen.in_flight - now.in_flight)
+    if late:
+        yield from pages(db, filters | {"ids": msgspec.json.encode(late).decode()}, size)
+    if now.upto_id > seen.upto_id:
+        for row in pages(db, filters | {"after_id": seen.upto_id, "upto_id": now.upto_id}, size):
+            if row["id"] not in now.in_flight:  # it has ended since: it comes with the next mark
+                yield row
 
 
 def count(tx: Tx) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
+from itertools import product
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from llmgate.pricing import UNITS, Price, amount
 from llmgate.store import accounts, keys, reports
+from llmgate.store.db import set_zone
 from llmgate.types import Meters, Status
 
 from ..books import PRICE, Book
@@ -29,6 +32,8 @@ class Request(NamedTuple):
     plan: str
     model: str
     upstream: str
+    tags: tuple[str, ...]
+    hour: int
     day: str
     error: bool
     meters: Meters
@@ -47,17 +52,24 @@ def monday(day: str) -> str:
     return (found - timedelta(days=found.weekday())).isoformat()
 
 
-GROUPS: dict[str, Callable[[Request], str]] = {
+GROUPS: dict[str, Callable[[Request], Any]] = {
     "user": lambda one: one.user,
     "team": lambda one: one.team,
     "key": lambda one: one.key,
     "model": lambda one: one.model,
     "upstream": lambda one: one.upstream,
     "plan": lambda one: one.plan,
+    "tag": lambda one: one.tags or "",
+    "hour": lambda one: one.hour,
     "day": lambda one: one.day,
     "week": lambda one: monday(one.day),
     "month": lambda one: one.day[:7],
 }
+
+
+def instant(day: str, hour: int = 0, minute: int = 0) -> int:
+    found = datetime.fromisoformat(day).replace(hour=hour, minute=minute, tzinfo=UTC)
+    return int(found.timestamp()) * 1000
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +92,8 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Book, li
         user = key.partition("/")[0]
         meters = Meters(**{name: chance.randrange(50) for name in Meters.__struct_fields__ if name != "calls"}, calls=1)
         charge = chance.choice((None, CHARGE))
+        tags = {name: chance.choice("12") for name in ("job", "run") if chance.random() < 0.5}
+        day, hour = chance.choice(days), chance.choice((0, 9, 23))
         one = Request(
             user=user,
             team=USERS[user],
@@ -87,14 +101,16 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Book, li
             plan={"alice": "pro", "bob": "free"}.get(user, ""),
             model=chance.choice(MODELS),
             upstream=chance.choice(UPSTREAMS),
-            day=chance.choice(days),
+            tags=tuple(f"{name}={value}" for name, value in tags.items()),
+            hour=instant(day, hour),
+            day=day,
             error=chance.random() < 0.2,
             meters=meters,
             cost=amount(meters, PRICE),
             charge=amount(meters, charge or PRICE),
         )
         shared: dict[str, Any] = {"charge": charge, "model": one.model, "upstream": one.upstream}
-        hold = book.place(owned[key], day=one.day, **shared)
+        hold = book.place(owned[key], now_ms=instant(day, hour, chance.randrange(60)), tags=tags, **shared)
         if chance.random() < 0.2:  # what was believed of it at first
             book.settle(hold, Meters(input=1, calls=1), **shared | {"upstream": chance.choice(UPSTREAMS)})
         book.settle(hold, meters, status=Status.ERROR if one.error else Status.OK, **shared)
@@ -118,9 +134,11 @@ def summed(requests: list[Request]) -> dict[str, int]:
 
 
 def expected(requests: list[Request], by: list[str]) -> list[dict[str, Any]]:
-    groups: dict[tuple[str, ...], list[Request]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[Request]] = defaultdict(list)
     for one in requests:
-        groups[tuple(GROUPS[name](one) for name in by)].append(one)
+        values = (GROUPS[name](one) for name in by)
+        for group in product(*(value if isinstance(value, tuple) else (value,) for value in values)):
+            groups[group].append(one)
     return [dict(zip(by, group, strict=True)) | summed(members) for group, members in groups.items()]
 
 
@@ -134,7 +152,7 @@ def unordered(rows: list[dict[str, Any]]) -> list[list[tuple[str, Any]]]:
 
 def test_every_grouping_and_filter_is_tried_here() -> None:
     assert set(reports.GROUPS) == set(GROUPS)
-    assert set(reports.FILTERS) == {"user", "team", "key", "model", "upstream", "plan", "since", "until"}
+    assert set(reports.FILTERS) == {"user", "team", "key", "model", "upstream", "plan", "tag", "since", "until"}
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -179,6 +197,7 @@ FILTERS = st.fixed_dictionaries(
         "model": st.sampled_from(["gpt-4o", "gpt-4o*", "*", "[co]*", "GPT*"]),
         "upstream": st.sampled_from(["openai", "azure", "x"]),
         "plan": st.sampled_from(["pro", "free", "", "x"]),
+        "tag": st.sampled_from(['["job=1"]', '["run=2"]', '["job=1", "run=1"]', '["job=1", "job=2"]', '["x=1"]']),
         "since": st.dates(date(2026, 12, 20), date(2027, 1, 10)).map(str),
         "until": st.dates(date(2026, 12, 20), date(2027, 1, 10)).map(str),
     },
@@ -194,6 +213,8 @@ def passes(one: Request, filters: dict[str, str | None]) -> bool:
                 fits = one.day >= day
             case "until", str(day):
                 fits = one.day <= day
+            case "tag", str(tags):
+                fits = set(json.loads(tags)) <= set(one.tags)
             case "model", str(glob):
                 fits = fnmatchcase(one.model, glob)
             case _:
@@ -252,3 +273,39 @@ def test_what_was_corrected_leaves_no_empty_group_behind(book: Book) -> None:
     assert [row["upstream"] for row in found(book, ["upstream"])] == ["azure"]
     book.release(hold)
     assert found(book, ["upstream"]) == []
+
+
+def test_an_hour_that_comes_twice_is_two_hours(book: Book) -> None:
+    with book.write() as tx:
+        set_zone(tx, "Europe/Berlin")
+    key = book.user("alice")
+    for hour, minute in ((0, 10), (0, 50), (1, 10), (2, 0)):  # 02:10 02:50 | 02:10 | 03:00
+        book.use(key, Meters(input=1, calls=1), now_ms=instant("2026-10-25", hour, minute))
+    with book.db.read() as tx:
+        rows = [(row["day"], row["hour"], row["requests"]) for row in reports.report(tx, ["day", "hour"], {})]
+    assert rows == [("2026-10-25", instant("2026-10-25", hour), number) for hour, number in ((0, 2), (1, 1), (2, 1))]
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Etc/GMT+12", "Asia/Kathmandu"])
+def test_days_are_found_by_their_time_in_every_zone(book: Book, zone: str) -> None:
+    with book.write() as tx:
+        set_zone(tx, zone)
+    key = book.user("alice")
+    for hour in range(96):
+        book.use(key, Meters(input=1, calls=1), now_ms=instant("2026-11-18") + hour * 3_600_000, tags={"a": "b"})
+    for filters in ({"since": "2026-11-20", "until": "2026-11-20"}, {"since": "2026-11-20"}, {"until": "2026-11-18"}):
+        (of_rollups,) = found(book, [], **filters)
+        assert of_rollups["requests"] > 0
+        assert found(book, [], tag='["a=b"]', **filters) == [of_rollups]
+
+
+def test_what_was_pruned_is_told(book: Book) -> None:
+    key = book.user("alice")
+    book.use(key, Meters(input=1, calls=1), day="2026-11-19")
+    book.use(key, Meters(input=1, calls=1), day="2026-11-20")
+    assert reports.pruned(book.tx, {}) == 0
+    book.tamper("DELETE FROM usage WHERE day = '2026-11-19'", "UPDATE rollups SET sealed = 1 WHERE day = '2026-11-19'")
+    assert found(book, ["day"])[0]["requests"] == 1
+    assert found(book, ["hour"])[0]["hour"] == instant("2026-11-20", 12)
+    assert reports.pruned(book.tx, {"tag": '["a=b"]'}) == 1
+    assert reports.pruned(book.tx, {"since": "2026-11-20", "user": "alice"}) == 0
