@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ..errors import StorageError
 from . import audit, schema, workers
-from .db import APPLICATION_ID, Database, connect, create_empty, now_ms, translate, translated, write_to
+from .db import APPLICATION_ID, Database, create_empty, now_ms, translate, translated, write_to
 
 TIME = "{time}"
 """What stands in a name for the moment at which the copy was made."""
@@ -122,7 +122,7 @@ def examine(file: Path) -> Seen:
     """Look at a file that is to be restored. Raises StorageError where it can't be."""
     if not file.is_file():
         raise StorageError(f"there is no file {file}: `llmgate db backup FILE` makes one")
-    with translated(file), closing(_read_only(file)) as conn:
+    with translated(file), closing(_opened(file)) as conn:
         version = int(conn.execute("PRAGMA user_version").fetchone()[0])
         if conn.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID or version < 1:
             raise StorageError(f"{file} is no database of llmgate's: name a file that `llmgate db backup` made")
@@ -153,7 +153,7 @@ def restore(file: Path, database: Path, *, actor: str) -> Path | None:
         raise StorageError(f"{file} is the database itself: name a backup of it")
     kept = place.with_name(f"{place.stem}-replaced-{stamp(now_ms())}{place.suffix}")
     with translated(database), _part_of(place) as part:
-        with closing(_read_only(file)) as source:
+        with closing(_opened(file)) as source:
             _copy(source, part, file)
         with Database(part, actor=actor, durable=True, create=False) as copy:
             with copy.write() as tx:
@@ -178,7 +178,7 @@ def _shut(place: Path) -> Iterator[None]:
     if not place.exists():
         yield
         return
-    with closing(connect(place)) as conn:
+    with closing(sqlite3.connect(place, timeout=1, isolation_level=None)) as conn:
         try:
             ours = conn.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
             if not ours and conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -238,8 +238,9 @@ def _copy(source: sqlite3.Connection, part: Path, called: Path) -> None:
         raise StorageError(f"{called} can't be copied soundly ({verdict}): it may be damaged")
 
 
-def _read_only(file: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
+def _opened(file: Path) -> sqlite3.Connection:
+    """Never made anew. Not read-only either: who only reads a copy that has a log leaves files beside it."""
+    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True)
 
 
 def _sync(folder: Path) -> None:
