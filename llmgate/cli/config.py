@@ -76,7 +76,7 @@ def check(ctx: typer.Context) -> None:
     """Check the config as `serve` will: every key and value, every reference and secret. Exit code 3 for problems."""
     source, problems, _ = problems_of(ctx)
     with suppress(InvalidConfig):  # it is among the problems, and says where no database is looked for
-        problems += _disagreements(ctx, ready.config if ready else config_of(ctx))
+        problems += _disagreements(ctx, config_of(ctx))
     if session(ctx).wanted is Format.JSON:
         json.dump({"ok": not problems, "config": source, "problems": problems}, sys.stdout, indent=2)
         sys.stdout.write("\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import stat
 import sys
@@ -16,6 +17,7 @@ import typer
 
 from .. import catalogue, clock, money, routing
 from ..config import Config, Resolved, Upstream, known_upstreams, timezone_name
+from ..config.paths import is_file
 from ..errors import ConfigError, ProblemsFound, Refusal
 from ..store import schema
 from ..store.condition import Condition, look
@@ -60,6 +62,8 @@ class Facts(msgspec.Struct, kw_only=True):
     """Of the config, if it says any."""
     modes: Mapping[Path, tuple[int, bool]] = {}
     """The permissions of config, .env and database, and whether others must not read the file."""
+    is_writable: bool = True
+    """Whether this user may write the database, or make it, and the log beside it."""
     free_bytes: int = 0
     condition: Condition | None = None
     certificate_ends_ms: int | None = None
@@ -81,6 +85,8 @@ def config(facts: Facts) -> Iterator[str]:
 
 
 def permissions(facts: Facts) -> Iterator[str]:
+    if not facts.is_writable:
+        yield f"{facts.database} or its folder can't be written by this user: be its owner, or chown both"
     for path, (mode, private) in facts.modes.items():
         if mode & 0o022 and not private:
             yield f"{path} can be changed by others (mode {mode:o}): chmod go-w {path}"
@@ -230,8 +236,12 @@ def _gather(ctx: typer.Context) -> Facts:
     except ConfigError:
         return facts  # it is among the problems
     facts.modes = _modes(written, facts.database)
-    facts.free_bytes = shutil.disk_usage(next(path for path in facts.database.parents if path.exists())).free
-    if facts.database.exists():
+    # os.path.exists never raises: what may not be looked at isn't there.
+    folder = next(path for path in facts.database.parents if os.path.exists(path))  # noqa: PTH110
+    is_there = os.path.exists(facts.database)  # noqa: PTH110
+    facts.is_writable = os.access(folder, os.W_OK | os.X_OK) and (not is_there or os.access(facts.database, os.W_OK))
+    facts.free_bytes = shutil.disk_usage(folder).free
+    if is_there:
         longest_s = max((table.timeout.total for table in written.upstreams.values()), default=0)
         facts.condition = look(
             facts.database,
@@ -260,7 +270,7 @@ def _modes(config: Config, database: Path) -> dict[Path, tuple[int, bool]]:
             "${" not in secret.reveal() for table in config.upstreams.values() for secret in table.api_key or ()
         )
         private |= {config.path: literal} | {config.path.with_name(name): True for name in (".env", ".env.local")}
-    return {path: (stat.S_IMODE(path.stat().st_mode), secret) for path, secret in private.items() if path.exists()}
+    return {path: (stat.S_IMODE(path.stat().st_mode), secret) for path, secret in private.items() if is_file(path)}
 
 
 def _unpriced(config: Config, condition: Condition | None) -> Iterator[str]:

@@ -66,6 +66,7 @@ def test_nothing_is_said_where_nothing_is_wrong(check: str) -> None:
         ("config", {"ready": ready()._replace(upstreams={})}, "there is no upstream", "llmgate init"),
         ("permissions", {"modes": {Path("/d/x.db"): (0o640, True)}}, "open to others (mode 640)", "chmod 600"),
         ("permissions", {"modes": {Path("/d/c"): (0o664, False)}}, "can be changed by others", "chmod go-w /d/c"),
+        ("permissions", {"is_writable": False}, "can't be written by this user", "chown"),
         ("disk", {"free_bytes": LEAST_FREE - 1}, "MiB left", "free some"),
         ("database", {"condition": Condition(failure="can't be opened")}, "can't be opened", ""),
         ("database", {"condition": Condition(damage="page 3")}, "is damaged (page 3)", "llmgate db restore"),
