@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 from .config import Server, split_bind
 from .errors import ConfigError
 
 BACKLOG = 2048
+
+EXPIRED = 10
+"""OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED."""
 
 UNREAD_S = 90
 """The kernel gives up a connection whose client takes no byte for this long (Linux)."""
@@ -56,3 +60,29 @@ def check_tls(server: Server) -> None:
     except (OSError, ssl.SSLError) as error:
         reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
         raise ConfigError(f"[server] certfile {server.certfile} can't be used: {reason or error}") from error
+
+
+def certificate_ends_ms(server: Server) -> int | None:
+    """When the certificate ends, 0 for one that has; None: it doesn't say so, or can't be used.
+
+    Only a handshake decodes a certificate, so one is made within this process, trusting that certificate alone.
+    """
+    ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
+    try:
+        speaker = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        speaker.load_cert_chain(str(server.certfile), server.keyfile)
+        listener = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        listener.check_hostname = False
+        listener.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        listener.load_verify_locations(server.certfile)
+        client = listener.wrap_bio(ours, theirs)
+        service = speaker.wrap_bio(theirs, ours, server_side=True)
+        for side in (client, service, client):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+        told = client.getpeercert() or {}
+    except ssl.SSLCertVerificationError as error:
+        return 0 if error.verify_code == EXPIRED else None
+    except (OSError, ValueError):
+        return None
+    return ssl.cert_time_to_seconds(str(told["notAfter"])) * 1000 if "notAfter" in told else None

@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
     ),
     "Upkeep": (
         Entry("verify", "verify", "Recompute the books, and say where they differ."),
+        Entry("doctor", "doctor", "Look for everything that may be wrong, and say how to mend it."),
         Entry("audit", "audit", "Show who changed what, and when."),
         Entry("config", "config", "The config: where it is, what it says, whether it is right."),
         Entry("db", "database", "The database: its size, backups, migrations and time zone."),

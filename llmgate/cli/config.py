@@ -7,13 +7,14 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from ..config import Config, InvalidConfig, dotted, find_config, resolve, to_toml
+from ..config import Config, InvalidConfig, Resolved, dotted, find_config, resolve, to_toml
 from ..errors import ConfigError, ProblemsFound
 from ..store import accounts
 from .columns import Column, Kind
@@ -73,7 +74,9 @@ def _flat(value: Any, *path: str | int) -> Iterator[tuple[str, str]]:
 )
 def check(ctx: typer.Context) -> None:
     """Check the config as `serve` will: every key and value, every reference and secret. Exit code 3 for problems."""
-    source, problems = _problems(ctx)
+    source, problems, _ = problems_of(ctx)
+    with suppress(InvalidConfig):  # it is among the problems, and says where no database is looked for
+        problems += _disagreements(ctx, config_of(ctx))
     if session(ctx).wanted is Format.JSON:
         json.dump({"ok": not problems, "config": source, "problems": problems}, sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -87,21 +90,17 @@ def check(ctx: typer.Context) -> None:
     verdict(ctx, right)
 
 
-def _problems(ctx: typer.Context) -> tuple[str, list[str]]:
-    """What the config is called, and everything that is wrong with it."""
+def problems_of(ctx: typer.Context) -> tuple[str, list[str], Resolved | None]:
+    """What the config is called, everything that is wrong with it, and what `serve` would make of it, if it can."""
     try:
         config, env = loaded(ctx)
     except InvalidConfig as error:
-        return str(find_config(session(ctx).config_file, os.environ, Path.cwd())), list(error.problems)
-    problems: list[str] = []
+        return str(find_config(session(ctx).config_file, os.environ, Path.cwd())), list(error.problems), None
     try:
-        ready = resolve(config, env).config
+        ready = resolve(config, env)
     except InvalidConfig as error:
-        problems.extend(error.problems)
-    else:
-        problems.extend(_unusable(ready))
-    problems.extend(_disagreements(ctx, config))
-    return config.source, problems
+        return config.source, list(error.problems), None
+    return config.source, list(_unusable(ready.config)), ready
 
 
 def _unusable(ready: Config) -> Iterator[str]:

@@ -9,14 +9,14 @@ import typer
 
 from .. import clock
 from ..config import timezone_name
-from ..store import audit, schema, sizes
-from ..store.db import backup as copy
+from ..errors import UsageError
+from ..store import audit, backups, schema, sizes
 from ..store.db import set_zone as keep_zone
 from .columns import Column, Kind
-from .context import loaded, open_any_zone, open_store
+from .context import actor, loaded, open_any_zone, open_store, store_path
 from .grammar import noun, verb
 from .output import result, single
-from .session import note
+from .session import confirm, note
 
 app = noun("db", "The database: its size, backups, migrations and time zone.")
 
@@ -27,7 +27,13 @@ STATS = (
     Column("zone", Kind.WORD),
     Column("rows", Kind.MAP),
 )
-BACKUP = (Column("database", Kind.WORD), Column("backup", Kind.WORD), Column("size_bytes", Kind.NUMBER))
+BACKUP = (
+    Column("database", Kind.WORD),
+    Column("backup", Kind.WORD),
+    Column("size_bytes", Kind.NUMBER),
+    Column("removed", Kind.LIST),
+)
+RESTORED = (Column("database", Kind.WORD), Column("backup", Kind.WORD), Column("kept", Kind.WORD))
 MIGRATED = (Column("database", Kind.WORD), Column("from", Kind.NUMBER), Column("to", Kind.NUMBER))
 ZONE = (Column("database", Kind.WORD), Column("from", Kind.WORD), Column("to", Kind.WORD))
 
@@ -53,18 +59,62 @@ def stats(ctx: typer.Context) -> None:
     "backup",
     examples="""
     llmgate db backup llmgate-2026-11-20.db
-    llmgate db backup /backups/$(date +%F).db
+    llmgate db backup /backups --keep 14
+    llmgate db backup '/backups/gate-{time}.db' --keep 14
     """,
 )
 def backup(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; nothing is overwritten.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A new file, a folder, or a name with {time}; nothing is overwritten."),
+    ],
+    keep: Annotated[
+        int | None, typer.Option("--keep", metavar="N", help="Remove older copies of this name beyond the newest N.")
+    ] = None,
 ) -> None:
-    """Copy the database into a new file, also while it is in use, and check the copy."""
+    """Copy the database into a new file, also while it is in use, and check the copy.
+
+    In a folder, and with {time} in its name, each copy has the moment in its name. With --keep any other FILE is
+    always the newest copy, and the one before gets its moment into its name. Older ones are removed only once
+    the new copy is sound. For cron: llmgate db backup /backups --keep 14
+    """
+    if keep is not None and keep < 1:
+        raise UsageError(f"--keep must be at least 1, not {keep}: the copy just made stays")
     with open_store(ctx, create=False) as db:
-        size = copy(db, file)
-        row = {"database": str(db.path), "backup": str(file), "size_bytes": size}
-        result(ctx, BACKUP, row, f"copied {db.path} to {file}: {size:,} bytes, and the copy is sound")
+        made = backups.rotate(db, file, keep)
+        removed = [str(path) for path in made.removed]
+        row = {"database": str(db.path), "backup": str(made.path), "size_bytes": made.size_bytes, "removed": removed}
+        also = f"; removed {len(removed)} older" if removed else ""
+        said = f"copied {db.path} to {made.path}: {made.size_bytes:,} bytes, and the copy is sound{also}"
+        result(ctx, BACKUP, row, said)
+
+
+@verb(
+    app,
+    "restore",
+    examples="""
+    llmgate db restore llmgate-2026-11-20.db
+    llmgate db restore /backups/llmgate.db --yes
+    """,
+)
+def restore(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `llmgate db backup` made.")],
+) -> None:
+    """Put a backup in the database's place, once a copy of it proved sound; the daemon must be stopped.
+
+    The database that is replaced is kept beside it, under a name that tells the moment. What happened after the backup
+    is in that one only.
+    """
+    path = store_path(ctx)
+    seen = backups.examine(file)
+    written = f"last written {clock.rfc3339(seen.written_ms)}" if seen.written_ms else "without any history"
+    confirm(ctx, f"Put {file}, {written}, in the place of {path}?")
+    kept = backups.restore(file, path, actor=actor())
+    also = f"; what was there is kept as {kept}" if kept else ""
+    row = {"database": str(path), "backup": str(file), "kept": str(kept) if kept else None}
+    result(ctx, RESTORED, row, f"{path} is {file} now{also}")
 
 
 @verb(app, "migrate", examples="llmgate db migrate")

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -82,9 +82,9 @@ class Database:
         """
         self.path = path
         self.actor = actor
-        with _translated(path):
+        with translated(path):
             if create:
-                _create(path)
+                create_empty(path)
             elif not path.exists():
                 raise StorageError(f"there is no database at {path}: `llmgate keys add USER` makes one")
             self.conn = connect(path, durable=durable)
@@ -106,7 +106,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Tx]:
         """A transaction that changes something: all of it, or nothing."""
-        with _translated(self.path):
+        with translated(self.path):
             self.conn.execute("BEGIN IMMEDIATE")
             try:
                 yield Tx(self.conn, now_ms(), self.actor)
@@ -119,7 +119,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Tx]:
         """A consistent view: nothing that is written meanwhile is seen."""
-        with _translated(self.path):
+        with translated(self.path):
             self.conn.execute("BEGIN")
             try:
                 yield Tx(self.conn, now_ms(), self.actor)
@@ -129,7 +129,7 @@ class Database:
 
     def look(self, work: Callable[[Tx], T]) -> T:
         """Read something outside of any transaction: for single reads. Raises StorageError."""
-        with _translated(self.path):
+        with translated(self.path):
             return work(Tx(self.conn, now_ms(), self.actor))
 
     def never_wait(self) -> None:
@@ -172,7 +172,7 @@ def connect(path: Path, *, durable: bool = False, wait_ms: int = BUSY_TIMEOUT_MS
     return conn
 
 
-def _create(path: Path) -> None:
+def create_empty(path: Path) -> None:
     """An empty file that only its owner may read, in a folder that is made if need be."""
     if path.exists():
         return
@@ -197,7 +197,7 @@ def _migrate(conn: sqlite3.Connection, path: Path) -> int:
             f"{path} was written by a newer llmgate (schema {version}, this one knows {schema.VERSION}): "
             "upgrade llmgate, or open a backup made before"
         )
-    _log_ahead(conn)
+    write_to(conn, "WAL")  # a new file doesn't yet, and a backup that was put in place doesn't either
     if version == schema.VERSION:
         return version
     conn.execute("BEGIN IMMEDIATE")
@@ -213,15 +213,15 @@ def _migrate(conn: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def _log_ahead(conn: sqlite3.Connection) -> None:
-    """Write to a log (WAL) from now on: a new file doesn't yet, and a backup that was put in place doesn't either.
+def write_to(conn: sqlite3.Connection, journal: str) -> None:
+    """Change the journal mode: to WAL, or away from it, which only the one who alone has the file open can do.
 
     SQLite doesn't wait for other connections here, so this does.
     """
     give_up = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while True:
         try:
-            conn.execute("PRAGMA journal_mode = WAL")
+            conn.execute(f"PRAGMA journal_mode = {journal}")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
                 raise
@@ -231,7 +231,7 @@ def _log_ahead(conn: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
@@ -259,26 +259,3 @@ def translate(error: Exception, path: Path) -> StorageError:
             code="storage_busy",
         )
     return StorageError(sentence or f"{path}: {text}")
-
-
-def backup(source: Database, target: Path) -> int:
-    """Copy a live database into a new file, consistently, and check the copy. Returns its size in bytes.
-
-    Raises StorageError if the target exists or the copy is not sound.
-    """
-    if target.exists():
-        raise StorageError(f"{target} exists already: choose another name, a backup never overwrites")
-    with _translated(target):
-        _create(target)
-        try:
-            with closing(sqlite3.connect(target)) as copy:
-                # All pages in one step: between steps a write by another process would start it all over.
-                source.conn.backup(copy)
-                copy.execute("PRAGMA journal_mode = DELETE")
-                verdict = copy.execute("PRAGMA integrity_check").fetchone()[0]
-            if verdict != "ok":
-                raise StorageError(f"{source.path} can't be copied soundly ({verdict}): it may be damaged")
-        except BaseException:
-            target.unlink()
-            raise
-        return target.stat().st_size

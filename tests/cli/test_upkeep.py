@@ -180,6 +180,33 @@ def test_db_backup(cli: Cli) -> None:
     cli("--db", path, "db", "backup", "no/such/folder/../..", code=4)
 
 
+def test_db_backup_keeps_the_newest(cli: Cli) -> None:
+    path = books.fill(cli.folder / "llmgate.db")
+    (cli.folder / "b").mkdir()
+    for removed in (0, 0, 1):
+        made = cli.data("--db", path, "db", "backup", "b", "--keep", "2")
+        assert len(made["removed"]) == removed
+    assert len(list((cli.folder / "b").iterdir())) == 2
+    assert "--keep must be at least 1" in cli("--db", path, "db", "backup", "b", "--keep", "0", code=2).err
+
+
+def test_db_restore(cli: Cli) -> None:
+    path = books.fill(cli.folder / "llmgate.db")
+    cli("--db", path, "db", "backup", "copy.db")
+    cli("--db", path, "users", "add", "carol")
+    assert "add --yes" in cli("--db", path, "db", "restore", "copy.db", code=2).err
+    no = cli.terminal("--db", path, "db", "restore", "copy.db", answers={"[y/N]": "n\n"}, code=1)
+    assert "nothing was changed" in no.out
+    assert "carol" in cli("--db", path, "users").out
+    assert "there is no file" in cli("--db", path, "db", "restore", "nothing.db", "--yes", code=4).err
+    done = cli("--db", path, "db", "restore", "copy.db", "--yes", "--json").json
+    assert (done["database"], done["backup"]) == (str(path), "copy.db")
+    assert "carol" not in cli("--db", path, "users").out
+    assert "carol" in cli("--db", done["kept"], "users").out
+    assert cli.data("--db", path, "audit")[-1]["action"] == "db.restore"
+    cli("--db", path, "verify")
+
+
 def test_db_migrate(cli: Cli) -> None:
     path = books.fill(cli.folder / "llmgate.db")
     assert cli.data("--db", path, "db", "migrate") == {

@@ -22,7 +22,8 @@ from llmgate.errors import Refusal, StorageError
 from llmgate.pricing import FREE
 from llmgate.store import db as store
 from llmgate.store import prices, schema, sizes
-from llmgate.store.db import APPLICATION_ID, Database, backup, connect, set_zone, translate
+from llmgate.store.backups import backup
+from llmgate.store.db import APPLICATION_ID, Database, connect, set_zone, translate
 from llmgate.types import Meters
 
 from ..books import Book

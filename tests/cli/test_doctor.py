@@ -1,0 +1,208 @@
+"""`llmgate doctor`: each check by what it is told, and the whole by what is really wrong."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import tomli_w
+
+from llmgate.cli.doctor import CHECKS, LEAST_FREE, Facts
+from llmgate.clock import DAY_MS
+from llmgate.config import parse, resolve
+from llmgate.config.tables import Server
+from llmgate.gateway.checkup import Checkup
+from llmgate.listening import certificate_ends_ms
+from llmgate.store import schema
+from llmgate.store.condition import Condition, look
+from llmgate.store.db import now_ms
+from llmgate.types import Meters
+from tests import tls
+from tests.books import Book
+from tests.replay import Replay, json_answer
+
+from . import books
+from .conftest import Cli
+
+NOW_MS = 1_800_000_000_000
+
+
+def ready(**server: Any) -> Any:
+    return resolve(parse(tomli_w.dumps({"upstreams": {"sandbox": {}}, "server": server})), {})
+
+
+FINE = Facts(
+    now_ms=NOW_MS,
+    database=Path("/d/x.db"),
+    problems=[],
+    ready=ready(),
+    zone="UTC",
+    modes={Path("/d/x.db"): (0o600, True), Path("/d/llmgate.toml"): (0o644, False)},
+    free_bytes=LEAST_FREE,
+    condition=Condition(zone="UTC", last_ms=NOW_MS),
+    certificate_ends_ms=NOW_MS + 7 * DAY_MS,
+    upstreams=[Checkup(upstream="gpu1")],
+)
+
+
+def told(check: str, **changes: Any) -> list[str]:
+    """What one check says of facts that are fine but for some."""
+    return list(CHECKS[check](msgspec.structs.replace(FINE, **changes)))
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_nothing_is_said_where_nothing_is_wrong(check: str) -> None:
+    assert told(check) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "what", "cure"),
+    [
+        ("config", {"problems": ["a.b is wrong"]}, "a.b is wrong", ""),
+        ("config", {"ready": ready()._replace(upstreams={})}, "there is no upstream", "llmgate init"),
+        ("permissions", {"modes": {Path("/d/x.db"): (0o640, True)}}, "open to others (mode 640)", "chmod 600"),
+        ("permissions", {"modes": {Path("/d/c"): (0o664, False)}}, "can be changed by others", "chmod go-w /d/c"),
+        ("permissions", {"is_writable": False}, "can't be written by this user", "chown"),
+        ("disk", {"free_bytes": LEAST_FREE - 1}, "MiB left", "free some"),
+        ("database", {"condition": Condition(failure="can't be opened")}, "can't be opened", ""),
+        ("database", {"condition": Condition(damage="page 3")}, "is damaged (page 3)", "llmgate db restore"),
+        ("migrations", {"condition": Condition(schema=1)}, "is at schema 1", "llmgate db migrate"),
+        ("migrations", {"condition": Condition(schema=99)}, "of a newer llmgate", "upgrade"),
+        ("journal", {"condition": Condition(journal="delete")}, "wait for each other", "llmgate db migrate"),
+        ("time", {"condition": Condition(zone="UTC", last_ms=NOW_MS + 61_000)}, "the clock is 61 s behind", "NTP"),
+        ("time", {"zone": "Europe/Berlin"}, "counted in UTC", "llmgate db set-zone Europe/Berlin"),
+        ("holds", {"condition": Condition(orphans=2, stuck_nano=10**9)}, "of workers that died ($1.00", "serve"),
+        ("holds", {"condition": Condition(orphans=2, serving=1)}, "workers that died", "restart the daemon"),
+        ("holds", {"condition": Condition(overdue=3)}, "3 holds are older than any request", "restart the daemon"),
+        ("keys", {"condition": Condition(unused=["ann/old"])}, "ann/old was never used", "llmgate keys revoke ann/old"),
+        ("bind", {"ready": ready(bind="0.0.0.0:8000")}, "without TLS", "certfile"),
+        ("certificate", {"certificate_ends_ms": 0}, "has expired", "renew"),
+        ("certificate", {"certificate_ends_ms": NOW_MS + 7 * DAY_MS - 1}, "ends in 6 days", "renew"),
+        ("prices", {"unpriced": ["m"]}, "the model m has no price", "llmgate prices set m"),
+        ("upstreams", {"upstreams": [Checkup(upstream="gpu1", problems=["down: start it"])]}, "gpu1: down", "start it"),
+    ],
+)  # fmt: skip
+def test_each_problem_has_its_cure(check: str, changes: dict[str, Any], what: str, cure: str) -> None:
+    (sentence,) = told(check, **changes)
+    assert what in sentence
+    assert cure in sentence
+
+
+def test_whoever_has_a_proxy_in_front_needs_no_certificate() -> None:
+    assert told("bind", ready=ready(bind="0.0.0.0:8000", trusted_proxies=["10.0.0.0/8"])) == []
+
+
+# ── what is seen of a database ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def seen(path: Path, *, orphaned_ms: int = 0, overdue_ms: int = 0, unused_ms: int = 0) -> Condition:
+    return look(path, orphaned_ms=orphaned_ms, overdue_ms=overdue_ms, unused_ms=unused_ms)
+
+
+def test_stuck_holds_are_told_from_those_in_flight(tmp_path: Path) -> None:
+    book = Book(tmp_path / "x.db")
+    book.place(book.user("alice", credits=1_000))
+    later = now_ms() + 60_000
+    assert (seen(book.path).overdue, seen(book.path).serving) == (0, 1)
+    found = seen(book.path, orphaned_ms=later)
+    assert (found.orphans, found.overdue, found.stuck_nano) == (0, 0, 0)
+    found = seen(book.path, overdue_ms=later)
+    assert (found.orphans, found.overdue) == (0, 1)
+    assert found.stuck_nano == book.money("alice")[1] > 0
+    book.close()
+    found = seen(book.path, orphaned_ms=later)
+    assert (found.orphans, found.overdue, found.serving) == (1, 0, 0)
+
+
+def test_only_living_keys_that_were_never_used_are_idle(tmp_path: Path) -> None:
+    book = Book(tmp_path / "x.db")
+    book.use(book.user("alice", credits=100), Meters(input=1, output=1, calls=1))
+    book.user("bob")
+    assert seen(book.path, unused_ms=now_ms() + 60_000).unused == ["bob/default"]
+    assert seen(book.path).unused == []
+    book.close()
+
+
+def test_to_be_looked_at_changes_nothing(tmp_path: Path) -> None:
+    path = books.fill(tmp_path / "x.db")
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("PRAGMA journal_mode = DELETE")
+        conn.execute("PRAGMA user_version = 1")
+    before = path.read_bytes()
+    found = seen(path)
+    assert (found.schema, found.journal, found.is_known) == (1, "delete", False)
+    assert path.read_bytes() == before
+    (tmp_path / "text").write_text("no database" * 1000)
+    assert "is not a SQLite database" in (seen(tmp_path / "text").failure or "")
+
+
+# ── the whole ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_fresh_machine_is_well(cli: Cli) -> None:
+    cli("init")
+    assert "all is well" in cli("doctor").out
+    cli("keys", "add", "alice", "--credits", "5")
+    found = cli("doctor", "--json").json
+    assert found["ok"] is True
+    assert [check["check"] for check in found["checks"]] == list(CHECKS)
+    assert {check["status"] for check in found["checks"]} == {"ok"}
+
+
+def test_everything_that_is_wrong_is_one_list(cli: Cli) -> None:
+    config = cli.folder / "llmgate.toml"
+    with Replay() as up:
+        up.answer(*json_answer({"error": "no"}, status=401))
+        config.write_text(
+            f'[server]\nbind = "0.0.0.0:8000"\n[upstreams.main]\nbase_url = "{up.url}"\napi_key = "sk-literal"\n'
+            '[models.mystery]\nroutes = [{ upstream = "main" }]\n'
+        )
+        config.chmod(0o644)
+        books.fill(cli.folder / "llmgate.db").chmod(0o644)
+        with closing(sqlite3.connect(cli.folder / "llmgate.db")) as conn:
+            conn.execute("PRAGMA journal_mode = DELETE")
+        done = cli("doctor", "--json", code=3)
+    found = {(one["check"], one["problem"].split(":")[0].split(" (")[0]) for one in done.json["problems"]}
+    assert found == {
+        ("permissions", f"{config} is open to others"),
+        ("permissions", f"{cli.folder / 'llmgate.db'} is open to others"),
+        ("journal", "readers and writers wait for each other"),
+        ("bind", "0.0.0.0"),
+        ("prices", "the model mystery has no price, so it is refused"),
+        ("upstreams", "main"),
+    }
+    assert done.error["code"] == "problems_found"
+    assert "sk-literal" not in done.out + done.err
+
+
+def test_a_broken_config_is_a_problem_and_the_rest_is_still_looked_at(cli: Cli) -> None:
+    (cli.folder / "llmgate.toml").write_text('[upstreams.openai]\napi_key = "${NOT_SET}"\n')
+    path = books.fill(cli.folder / "llmgate.db")
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+    done = cli("doctor", "--json", code=3).json
+    assert [one["check"] for one in done["problems"]] == ["config", "migrations"]
+    assert "NOT_SET" in done["problems"][0]["problem"]
+    assert {one["check"] for one in done["checks"] if one["status"] == "skipped"} == {
+        *("time", "holds", "keys", "bind", "certificate", "prices", "upstreams")
+    }
+    (cli.folder / "llmgate.toml").write_text("[server]\nbindd = 1\n")
+    assert "server.bindd" in cli("doctor", code=3).out
+
+
+def test_a_certificate_tells_when_it_ends(tmp_path: Path) -> None:
+    tls.server(tmp_path, tls.authority(tmp_path), days=100)
+    ends_ms = certificate_ends_ms(Server(certfile=str(tmp_path / "server.pem"), keyfile=str(tmp_path / "server.key")))
+    assert ends_ms is not None
+    assert 99 * DAY_MS < ends_ms - now_ms() <= 100 * DAY_MS
+    assert certificate_ends_ms(Server(certfile=str(tmp_path / "none"), keyfile=str(tmp_path / "none"))) is None
+
+
+def test_a_certificate_that_has_ended(tmp_path: Path) -> None:
+    tls.server(tmp_path, tls.authority(tmp_path), days=-1)
+    server = Server(certfile=str(tmp_path / "server.pem"), keyfile=str(tmp_path / "server.key"))
+    assert certificate_ends_ms(server) == 0
