@@ -146,7 +146,11 @@ def set_(
             ]
             shown = _row(row, tx.now_ms)
         when = "from the next request on" if begins_ms is None else f"from {rfc3339(from_ms)} on"
-        told = "nothing" if price.free else ", ".join(f"{name} ${usd}" for name, usd in shown["price"].items())
+        implied = [
+            f"{name} ${usd} {by}" for name, (usd, by) in filled(price, "").items() if by and name in ("input", "output")
+        ]
+        told = ", ".join([*(f"{name} ${usd}" for name, usd in shown["price"].items()), *implied])
+        told = "nothing" if price.free else told
         result(ctx, COLUMNS, shown, f"{prices.named(key)}: {told}, {when}", zone=db.zone)
         if shown["until_at"] is not None:
             note(f"it holds until {rfc3339(shown['until_at'])}: another price is set from then on")
