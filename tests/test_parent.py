@@ -91,7 +91,7 @@ class Crew(Served):
 
     def __exit__(self, *args: Any) -> None:
         super().__exit__(*args)
-        assert not any(runs(pid) for pid in self.living)
+        wait_until(lambda: not any(runs(pid) for pid in self.living), 30)
 
 
 def runs(pid: int) -> bool:

@@ -306,7 +306,9 @@ def _http_status(exchange: Exchange) -> int | None:
 def _completed(exchange: Exchange, usage: Usage, rest_bytes: int) -> tuple[Meters, Source]:
     """What was counted, and estimates of what wasn't: an input that isn't told, text after the last count."""
     meters = usage.meters
-    if not rest_bytes and not usage.input_missing:
+    assert exchange.ask is not None
+    cut_short = exchange.heard is not None and not exchange.heard.finished and exchange.ask.output
+    if not rest_bytes and not usage.input_missing and not (usage.output_missing and cut_short):
         return meters, Source.UPSTREAM
     if usage.input_missing:
         assert exchange.hold is not None

@@ -503,9 +503,9 @@ class Gateway:
         """The end of a stream: a failure in the client's dialect, then the last byte once it is settled."""
         if exchange.client_gone:
             return
-        if exchange.failure is not None and exchange.answer is not None and exchange.answer.is_stream:
-            event = exchange.torn + exchange.endpoint.dialect.error_event(exchange.failure, exchange.request_id)
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+        told = _last_words(exchange)
+        if told:
+            await send({"type": "http.response.body", "body": told, "more_body": True})
         await asyncio.wait({settling}, timeout=END_PATIENCE_S)
         last = b""
         if exchange.held_by is not None:
@@ -664,6 +664,19 @@ def _settled(request_id: str, hold_id: int, settling: asyncio.Future[Settled | N
     """A settlement that failed must not go unheard: its hold stays until the next start."""
     if not settling.cancelled() and settling.exception() is not None:
         log.error("hold %d of %s could not be settled", hold_id, request_id, exc_info=settling.exception())
+
+
+def _last_words(exchange: Exchange) -> bytes:
+    """What a client is told of a failure in mid-stream, as far as what it has got can still take it."""
+    failure, answer, heard = exchange.failure, exchange.answer, exchange.heard
+    dialect = exchange.endpoint.dialect
+    if failure is None or answer is None:
+        return b""
+    if answer.is_stream:
+        return exchange.torn + dialect.error_event(failure, exchange.request_id)
+    if heard is not None and heard.open_array:
+        return exchange.torn + dialect.error_body(failure, exchange.request_id) + b"]"
+    return b""
 
 
 def _streams(exchange: Exchange, answer: Answer) -> bool:

@@ -678,6 +678,11 @@ class ElementReader:
             self._hold(data[begin:])
         return elements
 
+    @property
+    def between(self) -> bool:
+        """The array has begun and isn't closed, and no object is torn."""
+        return self._depth == 1 and self._base is None and not self.ended
+
     def _hold(self, data: bytes) -> None:
         if self._held is not None:
             self._held += data
@@ -691,13 +696,15 @@ class GeminiStream:
     The bytes that are passed on are those that came, at once: nothing comes only because llmgate asked for it.
     """
 
-    __slots__ = ("_elements", "_framed", "_listener", "_sse", "heard")
+    __slots__ = ("_elements", "_framed", "_last", "_listener", "_sse", "heard")
 
     def __init__(self) -> None:
         self._listener = _Listener()
         self._sse = SseStream(self._hear_event)
         self._elements: ElementReader | None = None
         self._framed = False
+        self._last = b""
+        """The last byte that is no blank."""
         self.heard = self._sse.heard
 
     def feed(self, data: bytes) -> bytes:
@@ -710,13 +717,18 @@ class GeminiStream:
         for element in self._elements.feed(data):
             self._hear(element)
         self.heard.done = self._elements.ended
+        self._last = data.rstrip()[-1:] or self._last
         return data
 
     def finish(self) -> bytes:
         return self._sse.finish()
 
     def break_off(self) -> bytes:
-        return self._sse.break_off()
+        """An array that ends between two objects can take one more, which says what went wrong."""
+        if self._elements is None:
+            return self._sse.break_off()
+        self.heard.open_array = self._elements.between
+        return b"," if self._elements.between and self._last == b"}" else b""
 
     def _hear_event(self, _: Heard, event: Event) -> bool:
         self._hear(event.data)

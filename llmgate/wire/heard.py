@@ -27,6 +27,8 @@ class Heard(msgspec.Struct):
     failed: bool = False
     """The upstream reported an error inside the stream."""
     service_tier: str | None = None
+    open_array: bool = False
+    """It broke off, and what came is a JSON array that can take another object."""
     made: tuple[str, ...] = ()
     """Ids of what the answer left at the upstream: whoever comes back for it must be who asked."""
 

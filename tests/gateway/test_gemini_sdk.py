@@ -301,16 +301,33 @@ def test_a_stream_that_fails_raises(served: Served, up: Replay, client: genai.Cl
     assert len(up.requests) == 1
 
 
-def test_an_array_that_breaks_off(served: Served, up: Replay, alice: Person) -> None:
-    """What came is passed on, and no more: half an array is no JSON, which tells the client."""
-    begun = b"[" + json.dumps(HELLO).encode() + b"\n,\n"
+ONE = json.dumps(HELLO).encode()
+
+
+@pytest.mark.parametrize(
+    ("came", "told"),
+    [
+        (b"[" + ONE + b"\n,\n", True),
+        (b"[" + ONE, True),
+        (b"[" + ONE + b",{", False),
+        (b"[" + ONE + b',{"candidates": [{"content": {"parts": [{"text": "a]', False),
+    ],
+)
+def test_an_array_that_breaks_off(served: Served, up: Replay, alice: Person, came: bytes, told: bool) -> None:
+    """What came is passed on. If no object is torn, another one says what went wrong, and closes the array."""
     head, *_ = body_answer(b"", headers=[("content-type", "application/json")])
     assert isinstance(head, bytes)
-    up.handler = answers((head.replace(b"content-length: 0", b"content-length: 5000"), begun, Pause(0.1), RESET))
+    up.handler = answers((head.replace(b"content-length: 0", b"content-length: 5000"), came, Pause(0.1), RESET))
     answer = served.post(
         alice, {"contents": [{"parts": [{"text": PROMPT}]}]}, path="/v1/models/zeta:streamGenerateContent"
     )
-    assert answer.content == begun
+    if told:
+        assert answer.content.startswith(came)
+        first, last = answer.json()
+        assert first == HELLO
+        assert last["error"]["status"] == "UNAVAILABLE" or "broke off" in last["error"]["message"]
+    else:
+        assert answer.content == came
     assert facts(served.settled(alice, 1)[0]) == ("error", "upstream", 200, EXACT)
 
 
