@@ -215,13 +215,15 @@ def _no_room_for_a_command(figures: Figures, served: Served) -> None:
 # ── may not be written ────────────────────────────────────────────────────────────────────────────────────────────────
 
 AS_NOBODY = """
-import codecs, importlib, os, pkgutil, sys
-import llmgate
+import codecs, contextlib, importlib, os, pkgutil, sys
+import llmgate, typer
 for name in ("utf-8-sig", "idna"):
     codecs.lookup(name)
-for module in pkgutil.walk_packages(llmgate.__path__, "llmgate."):
-    if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+for package in (llmgate, typer):
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not module.name.endswith("__main__"):
+            with contextlib.suppress(AssertionError, ImportError):  # what is for another system only
+                importlib.import_module(module.name)
 from llmgate.cli import main
 if os.geteuid() == 0:
     os.setuid(65534)

@@ -241,7 +241,7 @@ def _ceilings(
         if standing.limit.unit not in needs or standing.soft:
             continue
         fixed, least = needs[standing.limit.unit]
-        if not fixed + least and standing.limit.unit is not Unit.REQUESTS:
+        if claim.free and not fixed + least:
             continue  # it takes nothing of it
         written = standing.limit.unit in (Unit.TOKENS, Unit.OUTPUT_TOKENS)
         yield _Ceiling(
