@@ -5,21 +5,20 @@ Source: Anthropic's API reference and SDK types (anthropic 2.11).
 
 from __future__ import annotations
 
-import json
 import re
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ..errors import LlmgateError, Refusal
+from ..errors import LlmgateError
 from ..quoting import positive
 from ..types import Ask, Meters, Usage
 from . import body
 from .body import Fields
 from .endpoint import Dialect, Endpoint, Terms
 from .heard import Heard, SseStream
-from .openai import LONGEST_TAG
+from .openai import LONGEST_TAG, flag, model_of, text
 from .openai_usage import count, counted, part, split
 from .sse import Event
 from .weight import Medium, Weight, unread_bytes, utf8_len, written_bytes
@@ -129,12 +128,7 @@ def _read_tools(tools: Any) -> _Tools:
 
 def read_ask(fields: Fields, _: str | None = None) -> Ask:
     """What a message asks for. Raises Refusal `invalid_request`."""
-    stream = body.value(fields, "stream")
-    if stream not in (None, True, False):
-        raise Refusal("stream must be true or false", param="stream")
-    tier = body.value(fields, "service_tier")
-    if not isinstance(tier, str | None):
-        raise Refusal("service_tier must be a string", param="service_tier")
+    stream, tier = flag(fields, "stream"), text(fields, "service_tier")
     bound = body.value(fields, "max_tokens")
     messages = body.value(fields, "messages")
     weight = weigh(messages, body.value(fields, "system"))
@@ -149,8 +143,8 @@ def read_ask(fields: Fields, _: str | None = None) -> Ask:
     thinking = _object(fields, "thinking")
     budget = count(thinking, "budget_tokens") if thinking.get("type") == "enabled" else 0
     return Ask(
-        model=_model(fields),
-        stream=bool(stream),
+        model=model_of(fields),
+        stream=stream,
         text_bytes=weight.text + written + tools.tokens + unread_bytes(fields, KNOWN),
         messages=len(messages) if isinstance(messages, list) else 0,
         media_tokens=weight.media,
@@ -168,16 +162,7 @@ def read_ask(fields: Fields, _: str | None = None) -> Ask:
 
 def read_count(fields: Fields, _: str | None = None) -> Ask:
     """What a request to count tokens asks for: nothing that is billed. Raises Refusal `invalid_request`."""
-    return Ask(model=_model(fields), output=False, tags=_tags(fields))
-
-
-def _model(fields: Fields) -> str:
-    model = body.value(fields, "model")
-    if model is not None and not isinstance(model, str):
-        raise Refusal("model must be a string: the name of a model", param="model")
-    if not model:
-        raise Refusal("the field 'model' is missing: name a model, GET /v1/models lists them", param="model")
-    return model
+    return Ask(model=model_of(fields), output=False, tags=_tags(fields))
 
 
 def _object(fields: Fields, name: str) -> dict[str, Any]:
@@ -225,7 +210,7 @@ def _tags(fields: Fields) -> dict[str, str]:
 
 def refers_to(fields: Fields) -> tuple[str, ...]:
     """Files that the request makes the upstream read."""
-    return body.strings_at([body.value(fields, name) for name in ("messages", "system")], ("file_id",), _NESTED)
+    return body.strings_in(fields, ("messages", "system"), ("file_id",), _NESTED)
 
 
 def prepare(_: Fields, ask: Ask, terms: Terms) -> dict[str, Any]:
@@ -296,11 +281,7 @@ def _decode(data: bytes) -> _Message | None:
     try:
         return _message.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    try:
-        found = json.loads(data.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
+        found = body.lenient(data)
     return _tolerant(found) if isinstance(found, dict) else None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -105,6 +105,19 @@ def strings_at(value: Any, names: Collection[str], below: Collection[str] | None
             found |= {item[name]: None for name in names if isinstance(item.get(name), str)}
             stack += [child for name, child in item.items() if below is None or name in below]
     return tuple(found)
+
+
+def strings_in(
+    fields: Fields, among: Iterable[str], names: Collection[str], below: Collection[str] | None = None
+) -> tuple[str, ...]:
+    """The same in some fields of a body. Each is taken apart only if such a name can stand in it: prompts are long."""
+    values = [value(fields, name) for name in among if name in fields and _may_name(bytes(fields[name]), names)]
+    return strings_at(values, names, below)
+
+
+def _may_name(raw: bytes, names: Collection[str]) -> bool:
+    """Whether one of these names can stand in some JSON: spelled out, or with an escape."""
+    return b"\\u" in raw or any(name.encode() in raw for name in names)
 
 
 def write(fields: Fields, changes: Mapping[str, Any]) -> bytes:

@@ -9,7 +9,6 @@ once, `null` included: nobody outside knows which of them would count.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +24,7 @@ from . import body
 from .body import Fields
 from .endpoint import Dialect, Endpoint, Terms
 from .heard import Heard, SseStream
-from .openai import LONGEST_TAG, MOST_TAGS
+from .openai import short_tags
 from .openai_usage import counted, split
 from .sse import MAX_EVENT, Event
 from .weight import SHORT, Medium, Weight, utf8_len
@@ -227,10 +226,7 @@ def _tags(fields: Fields) -> dict[str, str]:
     labels = _value(fields, "labels")
     if not isinstance(labels, dict):
         return {}
-    short = {
-        f"metadata.{name}"[:LONGEST_TAG]: text[:LONGEST_TAG] for name, text in labels.items() if isinstance(text, str)
-    }
-    return dict(list(short.items())[:MOST_TAGS])
+    return short_tags({f"metadata.{name}": text for name, text in labels.items()})
 
 
 def read_embed(fields: Fields, path_model: str | None) -> Ask:
@@ -291,8 +287,8 @@ _FILE = re.compile(r"(https?://[^/]*\bgoogleapis\.com/(upload/)?v[0-9a-z]+/)?fil
 
 def refers_to(fields: Fields) -> tuple[str, ...]:
     """Files kept by Google that the request makes it read. (Any other address is what it is to everybody.)"""
-    several = [body.value(fields, name) for name, raw in fields.items() if bytes(raw)[:1] in (b"{", b"[")]
-    return tuple(uri for uri in body.strings_at(several, tuple(_URI)) if _FILE.match(uri))
+    several = [name for name, raw in fields.items() if bytes(raw)[:1] in (b"{", b"[")]
+    return tuple(uri for uri in body.strings_in(fields, several, tuple(_URI)) if _FILE.match(uri))
 
 
 # ── what must be changed ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -420,11 +416,7 @@ def _decode(data: bytes) -> list[_Answer] | None:
     try:
         return [_answer.decode(data)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    try:
-        found = json.loads(data.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
+        found = body.lenient(data)
     several = found if isinstance(found, list) else [found]
     if not all(isinstance(one, dict) for one in several):
         return None

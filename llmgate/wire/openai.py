@@ -6,8 +6,7 @@ matters.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -206,13 +205,18 @@ def tags_of(fields: Fields) -> dict[str, str]:
     metadata = body.value(fields, "metadata")
     found = {f"metadata.{name}": text for name, text in metadata.items()} if isinstance(metadata, dict) else {}
     found["end_user"] = body.value(fields, "user") or body.value(fields, "safety_identifier")
+    return short_tags(found)
+
+
+def short_tags(found: Mapping[str, Any]) -> dict[str, str]:
+    """Those that are texts, as many and as long as a usage row takes."""
     short = {name[:LONGEST_TAG]: text[:LONGEST_TAG] for name, text in found.items() if isinstance(text, str)}
     return dict(list(short.items())[:MOST_TAGS])
 
 
 def refers_to(fields: Fields) -> tuple[str, ...]:
     """Files that the request makes the upstream read."""
-    return body.strings_at(body.value(fields, "messages"), ("file_id",))
+    return body.strings_in(fields, ("messages",), ("file_id",))
 
 
 def prepare(fields: Fields, ask: Ask, terms: Terms) -> dict[str, Any]:
@@ -285,11 +289,7 @@ def _decode(data: bytes) -> _Answer | None:
     try:
         return _answer.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    try:
-        found = json.loads(data.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
+        found = body.lenient(data)
     if not isinstance(found, dict):
         return None
     try:

@@ -239,3 +239,17 @@ def test_writing_changes_what_it_is_told_and_nothing_else(
     after = msgspec.json.decode(written, type=dict[str, msgspec.Raw])
     kept = [name for name in before if name not in changes]
     assert [bytes(after[name]) for name in kept] == [bytes(fields[name]) for name in kept]
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (b'{"messages": [{"file_id": "a"}], "system": {"file_id": "b"}}', ("a",)),
+        (b'{"messages": [{"file\\u005fid": "a"}]}', ("a",)),
+        (b'{"messages": [{"file": "file_id"}]}', ()),
+        (b'{"messages": "no file"}', ()),
+        (b"{}", ()),
+    ],
+)
+def test_a_name_is_found_however_it_is_written(raw: bytes, found: tuple[str, ...]) -> None:
+    assert body.strings_in(body.read(raw, frozenset()), ("messages",), ("file_id",)) == found
