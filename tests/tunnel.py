@@ -63,12 +63,15 @@ class Tunnel:
             return
         url = urlsplit(f"//{target}" if method == "CONNECT" else target)
         there_reader, there = await asyncio.open_connection(url.hostname, url.port)
-        if method == "CONNECT":
-            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        else:
-            path = f"{url.path}?{url.query}" if url.query else url.path
-            there.write(f"{method} {path} {version}\r\n{rest}".encode("latin-1"))
-        await asyncio.gather(_pass(reader, there), _pass(there_reader, writer))
+        try:
+            if method == "CONNECT":
+                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            else:
+                path = f"{url.path}?{url.query}" if url.query else url.path
+                there.write(f"{method} {path} {version}\r\n{rest}".encode("latin-1"))
+            await asyncio.gather(_pass(reader, there), _pass(there_reader, writer))
+        finally:
+            there.close()  # also when one way broke: a writer left open is found by the collector, in any test
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
