@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from ..config import Config, InvalidConfig, Resolved, dotted, find_config, resolve, to_toml
+from ..config import Config, InvalidConfig, Resolved, apart, dotted, environment, find_config, resolve, to_toml
 from ..errors import ConfigError, ProblemsFound
 from ..store import accounts
 from .columns import Column, Kind
@@ -95,12 +95,23 @@ def problems_of(ctx: typer.Context) -> tuple[str, list[str], Resolved | None]:
     try:
         config, env = loaded(ctx)
     except InvalidConfig as error:
-        return str(find_config(session(ctx).config_file, os.environ, Path.cwd())), list(error.problems), None
+        path = find_config(session(ctx).config_file, os.environ, Path.cwd())
+        return str(path), [*error.problems, *_further(error, environment(path, os.environ))], None
     try:
         ready = resolve(config, env)
     except InvalidConfig as error:
         return config.source, list(error.problems), None
     return config.source, list(_unusable(ready.config)), ready
+
+
+def _further(error: InvalidConfig, env: Mapping[str, str]) -> list[str]:
+    """What else is missing where the config can't be read in parts, so that all of it is told at once."""
+    try:
+        if error.readable is not None:
+            resolve(error.readable, env)
+    except InvalidConfig as more:
+        return [problem for problem in apart(more.problems, error.faulty) if problem not in error.problems]
+    return []
 
 
 def _unusable(ready: Config) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from . import manual
 from .session import Format, Session
 from .suggest import unknown
+from .typed import read_values, refused, too_many
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -88,50 +89,41 @@ def _with_shared(params: Iterable[Any] | None) -> list[Any]:
     return [*own, *(param for param in _SHARED if taken.isdisjoint(param.opts))]
 
 
-class _AsTyped:
-    """Takes a value as it was typed."""
+class _Parsed:
+    """What commands and nouns have in common: the help, the reading of values, and how a wrong line is refused."""
 
-    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002
-        several = param.nargs == -1 or getattr(param, "multiple", False)
-        return () if value is None and several else value
+    def get_params(self, ctx: Any) -> list[Any]:
+        return read_values(super().get_params(ctx))  # type: ignore[misc]
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(manual.page(self, ctx))
 
-def _as_typed(params: list[Any]) -> list[Any]:
-    """The same parameters, but words and flags are left as they are.
-
-    Typer checks every value with pydantic, even where there is nothing to check, and importing that takes a third of a
-    command's time.
-    """
-    for param in params:
-        if param.type_descriptor.annotation in (str, bool, list[str]):
-            param._runtime_param = _AsTyped()
-    return params
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)  # type: ignore[no-any-return, misc]
+        except typer.TyperException as error:
+            raise refused(error, ctx) from error
 
 
-class Verb(TyperCommand):
+class Verb(_Parsed, TyperCommand):
     """One command."""
 
     def __init__(self, *args: Any, params: list[Any] | None = None, **settings: Any) -> None:
         super().__init__(*args, params=_with_shared(params), **settings)
 
-    def get_params(self, ctx: Any) -> list[Any]:
-        return _as_typed(super().get_params(ctx))
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.allow_extra_args = True
+        rest = super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            raise too_many(rest, ctx)
+        return rest
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        formatter.write(manual.page(self, ctx))
 
-
-class Noun(TyperGroup):
+class Noun(_Parsed, TyperGroup):
     """A noun and its verbs. The first verb is what the bare noun does."""
 
     def __init__(self, *args: Any, params: list[Any] | None = None, **settings: Any) -> None:
         super().__init__(*args, params=_with_shared(params), **settings)
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        return _as_typed(super().get_params(ctx))
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        formatter.write(manual.page(self, ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, self._with_verb(ctx, args))
@@ -141,6 +133,8 @@ class Noun(TyperGroup):
         at = 0
         while at < len(args) and (args[at] in _TAKES_NOTHING or args[at].split("=")[0] in _TAKES_A_VALUE):
             at += 2 if args[at] in _TAKES_A_VALUE else 1
+        if at > len(args):
+            return args  # the value of the last option is missing: it isn't the verb
         rest, bare = args[at:], self.list_commands(ctx)[0]
         if rest and rest[0] in ctx.help_option_names:
             return args

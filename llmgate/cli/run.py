@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -32,7 +31,7 @@ def run(args: Sequence[str]) -> int:
     except LlmgateError as error:
         return _fail(error, args)
     except typer.TyperException as error:
-        return _fail(UsageError(_sentence(error)), args)
+        return _fail(UsageError(error.format_message()), args)
     except typer.Abort:
         sys.stderr.write("\n")
         return 130
@@ -80,18 +79,6 @@ def _check_text(args: Sequence[str]) -> None:
             word.encode()
         except UnicodeEncodeError as error:
             raise UsageError(f"{word!r} is not valid UTF-8: set the locale of your terminal to UTF-8") from error
-
-
-def _sentence(error: Any) -> str:
-    """What the parser complains of, on one line and with what to do about it."""
-    ctx = getattr(error, "ctx", None)
-    path = ctx.command_path if ctx else PROGRAM
-    option = getattr(error, "option_name", None)
-    possible = getattr(error, "possibilities", None)
-    if option and possible:
-        return f"there is no option {option} of `{path}`: did you mean {possible[0]}?"
-    text = " ".join(str(error.format_message()).replace("Value error, ", "").split()).rstrip(".")
-    return f"{text[:1].lower()}{text[1:]}: see `{path} --help`"
 
 
 def _fail(error: LlmgateError, args: Sequence[str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..errors import UsageError
 
@@ -18,3 +18,17 @@ def unknown(what: str, word: str, known: Iterable[str], path: str) -> UsageError
     near = nearest(word, known)
     cure = f"did you mean {near}?" if near else f"see `{path} --help`"
     return UsageError(f"there is no {what} {word!r}: {cure}")
+
+
+def choose(what: str, word: str, known: Sequence[str]) -> str:
+    """One of a few words. Raises UsageError, which says them."""
+    if word in known:
+        return word
+    near = nearest(word, known)
+    cure = f"did you mean {near}?" if near else f"it is {_either(known)}"
+    raise UsageError(f"{what} can't be {word!r}: {cure}")
+
+
+def _either(words: Sequence[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last

@@ -16,7 +16,7 @@ paths below them all.
 
 from .finding import Loaded, database_path, environment, find_config, load, split_bind, timezone_name
 from .paths import FILE_NAME
-from .reading import InvalidConfig, dotted, parse, read
+from .reading import InvalidConfig, apart, dotted, parse, read
 from .resolving import Place, Resolved, Upstream, known_upstreams, resolve, secret_places
 from .rules import METHODS, MOST_WORKERS, PLAIN_PATH, PRICE_KEYS, Secret, is_own
 from .tables import (
@@ -57,6 +57,7 @@ __all__ = [
     "Timeout",
     "Upstream",
     "UpstreamTable",
+    "apart",
     "database_path",
     "default_toml",
     "dotted",

@@ -28,12 +28,20 @@ from .variables import upstreams_from_environment
 
 
 class InvalidConfig(ConfigError):
-    """Everything that is wrong with a config; the message is the first of it."""
+    """Everything that is wrong with a config; the message is the first of it.
 
-    def __init__(self, source: str, problems: Sequence[str]) -> None:
+    `readable` is what could be read of it, for whoever looks for further problems; `faulty` are the tables that
+    something is missing of.
+    """
+
+    def __init__(
+        self, source: str, problems: Sequence[str], readable: Config | None = None, faulty: Sequence[str] = ()
+    ) -> None:
         more = f" ({len(problems) - 1} more: see `llmgate config check`)" if len(problems) > 1 else ""
         super().__init__(f"{source}: {problems[0]}{more}")
         self.problems = tuple(problems)
+        self.readable = readable
+        self.faulty = tuple(faulty)
 
 
 def read(path: Path, env: Mapping[str, str]) -> Config:
@@ -52,13 +60,19 @@ def parse(text: str, path: Path | None = None, env: Mapping[str, str] | None = N
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfig(source, [f"this is no TOML: {error}"]) from error
     reader = Reader()
-    config = reader.table(Config, raw, ())
-    if not reader.problems:
-        config = replace(config, path=path, upstreams=config.upstreams or upstreams_from_environment(env or {}))
-        reader.problems.extend(problem for check in _CHECKS for problem in check(config))
-    if reader.problems:
-        raise InvalidConfig(source, reader.problems)
-    return typing.cast("Config", config)
+    config = replace(typing.cast("Config", reader.table(Config, raw, ())), path=path)
+    if not raw.get("upstreams"):
+        config = replace(config, upstreams=upstreams_from_environment(env or {}))
+    found = [problem for check in _CHECKS for problem in check(config)]
+    problems = [*reader.problems, *apart(found, reader.faulty)]
+    if problems:
+        raise InvalidConfig(source, problems, config, reader.faulty)
+    return config
+
+
+def apart(problems: Sequence[str], faulty: Sequence[str]) -> list[str]:
+    """Those that aren't about a table with a fault, and so may only follow from that."""
+    return [problem for problem in problems if not problem.startswith(tuple(f"{table}." for table in faulty))]
 
 
 PathOf = tuple[str | int, ...]
@@ -68,10 +82,14 @@ BAD = object()
 
 
 class Reader:
-    """Turns TOML into structs by their annotations, and notes every problem instead of stopping at the first."""
+    """Turns TOML into structs by their annotations, and notes every problem instead of stopping at the first: what it
+    is about is left out.
+    """
 
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self.faulty: list[str] = []
+        """The tables of which something is left out."""
 
     def table(self, cls: type[msgspec.Struct], raw: Any, path: PathOf) -> Any:
         if not isinstance(raw, dict):
@@ -85,7 +103,10 @@ class Reader:
         for field in msgspec.structs.fields(cls):
             if field.required and field.name not in raw:
                 self.problems.append(f"{dotted(*path, field.name)} is missing")
-        return BAD if len(self.problems) > before else cls(**values)
+        if path and len(self.problems) > before:
+            self.faulty.append(dotted(*path))
+        good = {key: value for key, value in values.items() if value is not BAD}
+        return cls(**good) if all(not one.required or one.name in good for one in msgspec.structs.fields(cls)) else BAD
 
     def value(self, hint: Any, raw: Any, path: PathOf) -> Any:
         base, rule = split(hint)
@@ -101,19 +122,23 @@ class Reader:
         if mapping and isinstance(raw, dict):
             before = len(self.problems)
             entries = self.entries(*mapping, raw, path)
-            return BAD if len(self.problems) > before else self.checked(rule, entries, path)
+            if len(self.problems) == before:
+                return self.checked(rule, entries, path)
+            return BAD if rule.check else entries
         return self.leaf(rule, raw, path)
 
     def items(self, hint: Any, raw: Any, path: PathOf) -> Any:
         if not isinstance(raw, list):
             return self.refuse(path, Rule("a list"), raw)
-        return tuple(self.value(hint, item, (*path, index)) for index, item in enumerate(raw))
+        found = (self.value(hint, item, (*path, index)) for index, item in enumerate(raw))
+        return tuple(value for value in found if value is not BAD)
 
     def entries(self, key_hint: Any, hint: Any, raw: Mapping[str, Any], path: PathOf) -> dict[str, Any]:
         rule = split(key_hint)[1]
         for key in raw:
             self.name(rule, key, path)
-        return {key: self.value(hint, item, (*path, key)) for key, item in raw.items()}
+        found = {key: self.value(hint, item, (*path, key)) for key, item in raw.items()}
+        return {key: value for key, value in found.items() if value is not BAD}
 
     def name(self, rule: Rule, key: str, path: PathOf) -> None:
         try:
