@@ -121,8 +121,11 @@ def read(body: bytes) -> DataSnapshot:
         if not isinstance(raw, list) or not raw:
             raise ValueError("it is no list of providers")
         return DataSnapshot(providers=_providers_from_raw(raw), from_auto_update=False)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"this is no JSON: line {error.lineno}, column {error.colno}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:  # pydantic's errors are ValueErrors
-        detail = str(error).splitlines()[0]
+        own = type(error) is ValueError
+        detail = str(error) if own else "a provider has other fields than are known"
         raise UsageError(f"this is no data.json of genai-prices 0.2 (v2): {detail}") from error
 
 

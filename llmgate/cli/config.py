@@ -14,7 +14,17 @@ from typing import Any
 
 import typer
 
-from ..config import Config, InvalidConfig, Resolved, apart, dotted, environment, find_config, resolve, to_toml
+from ..config import (
+    Config,
+    InvalidConfig,
+    Resolved,
+    dotted,
+    environment,
+    find_config,
+    not_about,
+    resolve_part,
+    to_toml,
+)
 from ..errors import ConfigError, ProblemsFound
 from ..store import accounts
 from .columns import Column, Kind
@@ -91,27 +101,26 @@ def check(ctx: typer.Context) -> None:
 
 
 def problems_of(ctx: typer.Context) -> tuple[str, list[str], Resolved | None]:
-    """What the config is called, everything that is wrong with it, and what `serve` would make of it, if it can."""
+    """What the config is called, everything that is wrong with it, and what `serve` would make of it, if it can: where
+    only upstreams lack something, with the others.
+    """
     try:
         config, env = loaded(ctx)
     except InvalidConfig as error:
         path = find_config(session(ctx).config_file, os.environ, Path.cwd())
         return str(path), [*error.problems, *_further(error, environment(path, os.environ))], None
-    try:
-        ready = resolve(config, env)
-    except InvalidConfig as error:
-        return config.source, list(error.problems), None
-    return config.source, list(_unusable(ready.config)), ready
+    ready, problems = resolve_part(config, env)
+    if not_about(problems, [dotted("upstreams", name) for name in config.upstreams]):
+        return config.source, problems, None
+    return config.source, [*problems, *_unusable(ready.config)], ready
 
 
 def _further(error: InvalidConfig, env: Mapping[str, str]) -> list[str]:
     """What else is missing where the config can't be read in parts, so that all of it is told at once."""
-    try:
-        if error.readable is not None:
-            resolve(error.readable, env)
-    except InvalidConfig as more:
-        return [problem for problem in apart(more.problems, error.faulty) if problem not in error.problems]
-    return []
+    if error.readable is None:
+        return []
+    _, missing = resolve_part(error.readable, env)
+    return [problem for problem in not_about(missing, error.faulty) if problem not in error.problems]
 
 
 def _unusable(ready: Config) -> Iterator[str]:
@@ -141,10 +150,14 @@ def _disagreements(ctx: typer.Context, config: Config) -> Iterator[str]:
                 lost = accounts.without_plan(tx, config.plans)
         if problem:
             yield problem
-        for name, plan in lost:
-            kind, _, own = name.rpartition(":")
-            cure = f"add [plans.{plan}], or `llmgate {kind or 'user'}s set {own} --plan …`"
-            yield f"{name} is on the plan {plan!r}, which isn't there: its requests are refused; {cure}"
+        yield from (without_plan(name, plan) for name, plan in lost)
+
+
+def without_plan(name: str, plan: str) -> str:
+    """What to tell of a user or a team whose plan the config doesn't know."""
+    kind, _, own = name.rpartition(":")
+    cure = f"add [plans.{plan}], or `llmgate {kind or 'user'}s set {own} --plan …`"
+    return f"{name} is on the plan {plan!r}, which isn't there: its requests are refused; {cure}"
 
 
 @verb(

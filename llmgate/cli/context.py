@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from .. import catalogue, clock
-from ..config import Config, Loaded, database_path, load, timezone_name
+from ..config import Config, Loaded, database_path, left_behind, load, timezone_name
 from ..errors import ConfigError
 from ..pricebook import NOTHING_SET, Book
 from ..store import prices
@@ -66,6 +66,21 @@ def _greet(ctx: typer.Context, db: Database) -> None:
             set_zone(tx, zone)
     if session(ctx).wanted is not Format.JSON:
         session(ctx).afterwards.append(f"made the database {db.path}")
+        session(ctx).afterwards.extend(about_behind(ctx, loaded(ctx)))
+
+
+ABOUT_BEHIND = "which commands use where no config is found"
+
+
+def about_behind(ctx: typer.Context, written: Loaded) -> list[str]:
+    """What to say where keys and money are in another database than this config's, which is new."""
+    behind = left_behind(session(ctx).database, *written)
+    return [f"it is another one than {behind}, {ABOUT_BEHIND}: {cure_behind(behind)}"] if behind else []
+
+
+def cure_behind(behind: Path) -> str:
+    """How to go on with the database that was used before there was a config."""
+    return f'to go on with that one, stop the daemon and `llmgate db restore {behind}`, or write database = "{behind}"'
 
 
 def _check_zone(ctx: typer.Context, db: Database) -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,26 @@ import msgspec
 import typer
 
 from .. import catalogue, clock, money, routing
-from ..config import Config, Resolved, Upstream, known_upstreams, timezone_name
+from ..config import (
+    Config,
+    InvalidConfig,
+    Loaded,
+    Resolved,
+    Upstream,
+    database_path,
+    environment,
+    known_upstreams,
+    left_behind,
+    timezone_name,
+)
 from ..config.paths import is_file
 from ..errors import ConfigError, ProblemsFound, Refusal
 from ..store import schema
 from ..store.condition import Condition, look
 from ..store.db import now_ms
 from .columns import Column, Kind
-from .config import problems_of
-from .context import loaded, store_path, today
+from .config import problems_of, without_plan
+from .context import ABOUT_BEHIND, cure_behind, loaded, today
 from .grammar import alone, verb
 from .output import listing, verdict
 from .serve import exposed
@@ -58,10 +69,15 @@ class Facts(msgspec.Struct, kw_only=True):
     problems: list[str]
     """Of the config."""
     ready: Resolved | None = None
+    """With the upstreams that nothing is missing of, if only others lack something."""
     zone: str | None = None
     """Of the config, if it says any."""
+    plans: Collection[str] | None = None
+    """Of the config."""
     modes: Mapping[Path, tuple[int, bool]] = {}
     """The permissions of config, .env and database, and whether others must not read the file."""
+    left_behind: Path | None = None
+    """The database that was used before there was a config, where this one has nothing in it yet."""
     is_writable: bool = True
     """Whether this user may write the database, or make it, and the log beside it."""
     free_bytes: int = 0
@@ -80,7 +96,7 @@ Check = Callable[[Facts], Iterator[str]]
 
 def config(facts: Facts) -> Iterator[str]:
     yield from facts.problems
-    if facts.ready and not facts.ready.upstreams:
+    if facts.ready and not facts.ready.config.upstreams:
         yield "there is no upstream: `llmgate init` writes a config, or set a secret such as OPENAI_API_KEY"
 
 
@@ -100,6 +116,9 @@ def disk(facts: Facts) -> Iterator[str]:
 
 
 def database(facts: Facts) -> Iterator[str]:
+    if facts.left_behind:
+        cure = cure_behind(facts.left_behind)
+        yield f"{facts.database} is empty, but there is {facts.left_behind}, {ABOUT_BEHIND}: {cure}"
     if facts.condition and facts.condition.failure:
         yield facts.condition.failure
     elif facts.condition and facts.condition.damage:
@@ -144,9 +163,13 @@ def holds(facts: Facts) -> Iterator[str]:
     seen = facts.condition
     if seen.orphans:
         cure = "restart the daemon" if seen.serving else "`llmgate serve` books them as it starts"
-        yield f"{seen.orphans} holds are of workers that died ({_stuck(seen)}): {cure}"
+        yield f"{_holds(seen.orphans)} of workers that died ({_stuck(seen)}): {cure}"
     if seen.overdue:
-        yield f"{seen.overdue} holds are older than any request may take ({_stuck(seen)}): restart the daemon"
+        yield f"{_holds(seen.overdue)} older than any request may take ({_stuck(seen)}): restart the daemon"
+
+
+def _holds(number: int) -> str:
+    return f"{number} holds are" if number > 1 else "1 hold is"
 
 
 def _stuck(seen: Condition) -> str:
@@ -156,6 +179,12 @@ def _stuck(seen: Condition) -> str:
 def keys(facts: Facts) -> Iterator[str]:
     for name in facts.condition.unused if facts.condition else ():
         yield f"the key {name} was never used in {OLD_KEY_DAYS} days: `llmgate keys revoke {name}`"
+
+
+def plans(facts: Facts) -> Iterator[str]:
+    if facts.condition and facts.plans is not None:
+        lost = [(name, plan) for name, plan in facts.condition.planned if plan not in facts.plans]
+        yield from (without_plan(name, plan) for name, plan in lost)
 
 
 def bind(facts: Facts) -> Iterator[str]:
@@ -197,6 +226,7 @@ CHECKS: dict[str, Check] = {
         time,
         holds,
         keys,
+        plans,
         bind,
         certificate,
         prices,
@@ -206,7 +236,7 @@ CHECKS: dict[str, Check] = {
 
 NEED_CONFIG = {"bind", "certificate", "prices", "upstreams"}
 NEED_DATABASE = {"database", "migrations", "journal"}
-NEED_TABLES = {"time", "holds", "keys"}
+NEED_TABLES = {"time", "holds", "keys", "plans"}
 
 
 def _status(name: str, facts: Facts, problems: list[str]) -> str:
@@ -216,6 +246,8 @@ def _status(name: str, facts: Facts, problems: list[str]) -> str:
         return "error"
     blind = (
         (name in NEED_CONFIG and facts.ready is None)
+        or (name == "plans" and facts.plans is None)
+        or (name == "upstreams" and facts.ready is not None and not facts.ready.upstreams)
         or (name in NEED_DATABASE and (seen is None or (name != "database" and seen.failure is not None)))
         or (name in NEED_TABLES and (seen is None or not seen.is_known))
     )
@@ -230,9 +262,10 @@ def _gather(ctx: typer.Context) -> Facts:
     _, problems, ready = problems_of(ctx)
     facts = Facts(now_ms=now_ms(), database=Path(), problems=problems, ready=ready)
     try:
-        written, env = loaded(ctx)
-        facts.database = store_path(ctx)
+        written, env = _written(ctx)
+        facts.database = database_path(session(ctx).database, written, env)
         facts.zone = timezone_name(written, env)
+        facts.plans = frozenset(written.plans)
     except ConfigError:
         return facts  # it is among the problems
     facts.modes = _modes(written, facts.database)
@@ -249,6 +282,9 @@ def _gather(ctx: typer.Context) -> Facts:
             overdue_ms=facts.now_ms - int(2 * longest_s * 1000) - ORPHANED_MS,
             unused_ms=facts.now_ms - OLD_KEY_DAYS * clock.DAY_MS,
         )
+    behind = left_behind(session(ctx).database, written, env)
+    if facts.condition is None or (facts.condition.is_known and not facts.condition.last_ms):
+        facts.left_behind = behind
     if ready is not None:
         if ready.config.server.certfile is not None:
             from ..listening import certificate_ends_ms
@@ -260,6 +296,16 @@ def _gather(ctx: typer.Context) -> Facts:
 
         facts.upstreams = asyncio.run(checkup.check(ready.config, ready.upstreams.values(), env))
     return facts
+
+
+def _written(ctx: typer.Context) -> Loaded:
+    """The config, or what of it could be read: it says where the database is. Raises ConfigError for none of it."""
+    try:
+        return loaded(ctx)
+    except InvalidConfig as error:
+        if error.readable is None:
+            raise
+        return Loaded(error.readable, environment(error.readable.path, os.environ))
 
 
 def _modes(config: Config, database: Path) -> dict[Path, tuple[int, bool]]:
@@ -297,8 +343,9 @@ def _unpriced(config: Config, condition: Condition | None) -> Iterator[str]:
 def doctor(ctx: typer.Context) -> None:
     """Look for everything that may be wrong, and say how to mend it. Exit code 3 for problems.
 
-    The config and its secrets, permissions, disk, database, migrations, clock and zone, stuck holds, old keys, the
-    address and its certificate, prices, and each upstream. Nothing is changed, and nothing is asked that costs money.
+    The config and its secrets, permissions, disk, database, migrations, clock and zone, stuck holds, old keys, plans,
+    the address and its certificate, prices, and each upstream. Nothing is changed, and nothing is asked that costs
+    money.
     """
     facts = _gather(ctx)
     found = {name: list(check(facts)) for name, check in CHECKS.items()}

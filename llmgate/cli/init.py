@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..config import FILE_NAME, default_toml, environment, find_config, split_bind, upstreams_from_environment
+from ..config import (
+    FILE_NAME,
+    database_path,
+    default_toml,
+    environment,
+    find_config,
+    load,
+    split_bind,
+    upstreams_from_environment,
+)
+from ..config.paths import is_file
 from ..errors import Refusal, UsageError
 from ..presets import PRESETS
 from ..types import Billing
 from .columns import Column, Kind
+from .context import about_behind
 from .grammar import alone, verb
 from .options import words
 from .output import result
-from .session import can_ask, note, session
+from .session import can_ask, note, session, uninterrupted
+from .suggest import nearest
 from .users import BillingOption
 
 app = alone()
@@ -58,8 +71,9 @@ def init(
 ) -> None:
     """Write llmgate.toml.
 
-    On a terminal it asks for what is not given; elsewhere, and with --yes, it takes the upstreams whose secrets are in
-    the environment, or else the sandbox.
+    On a terminal it asks for what is not given: the upstreams (it says whose secrets are in the environment already),
+    the address, the billing of new users; then it shows the file and asks before it writes. Elsewhere, and with --yes,
+    it takes the upstreams whose secrets are in the environment, or else the sandbox.
     """
     file = path or session(ctx).config_file or Path(os.environ.get("LLMGATE_CONFIG") or FILE_NAME)
     if file.exists() and not force:
@@ -74,30 +88,35 @@ def init(
     if asking and not typer.confirm(f"Write {file}?", default=True, err=True):
         note("llmgate: nothing was written")
         raise typer.Exit(1)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    with uninterrupted():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
     row = {"config": str(file), "upstreams": names, "bind": where, "billing": kind}
     result(ctx, COLUMNS, row, f"wrote {file}")
-    _say_what_next(file, names)
+    _say_what_next(ctx, file, names)
 
 
-def _found(file: Path) -> list[str]:
+def _found(env: Mapping[str, str]) -> list[str]:
     """The known upstreams whose secrets are in the environment."""
-    env = environment(file, os.environ)
     return [name for name in upstreams_from_environment(env) if name in PRESETS]
 
 
 def _upstreams(file: Path, *, asking: bool) -> list[str]:
-    found = _found(file) or ["sandbox"]
+    env = environment(file, os.environ)
+    found = _found(env) or ["sandbox"]
     if not asking:
         return found
     note(f"Known upstreams: {', '.join(PRESETS)}. The sandbox answers by itself, to try things out.")
+    there = [f"{name} ({of})" for of, preset in PRESETS.items() for name in preset.secret_env if env.get(name)]
+    note(f"Secrets in the environment already: {', '.join(there) or 'none; they may stand in .env beside the file'}.")
     while True:
         names = words([typer.prompt("Upstreams", default=" ".join(found), err=True)])
         strange = [name for name in names if name not in PRESETS]
         if names and not strange:
             return names
-        note(f"{strange[0]} is not known" if strange else "name at least one")
+        near = nearest(strange[0], PRESETS) if strange else None
+        hint = f": did you mean {near}?" if near else ""
+        note(f"{strange[0]} is not known{hint}" if strange else "name at least one")
 
 
 def _bind() -> str:
@@ -119,12 +138,17 @@ def _billing() -> Billing:
         note("metered: what is used is counted; prepaid: a balance is needed")
 
 
-def _say_what_next(file: Path, names: list[str]) -> None:
+def _say_what_next(ctx: typer.Context, file: Path, names: list[str]) -> None:
     env = environment(file, os.environ)
     for name in names:
         secrets = PRESETS[name].secret_env
         if secrets and not any(env.get(secret) for secret in secrets):
             note(f"set {secrets[0]} in the environment, or in .env beside {file.name}")
+    written = load(file)
+    chosen = database_path(session(ctx).database, *written)
+    if not is_file(chosen):
+        for line in about_behind(ctx, written):
+            note(f"the database will be {chosen}; {line}")
     found = find_config(None, os.environ, Path.cwd())
     named = "" if found is not None and found.resolve() == file.resolve() else f" --config {file}"
     note(f"next: `llmgate{named} keys add USER` issues a key, `llmgate{named} serve` starts the gateway")

@@ -14,10 +14,10 @@ Imports go one way: rules ─► tables ─► variables ─► reading ─► r
 paths below them all.
 """
 
-from .finding import Loaded, database_path, environment, find_config, load, split_bind, timezone_name
+from .finding import Loaded, database_path, environment, find_config, left_behind, load, split_bind, timezone_name
 from .paths import FILE_NAME
-from .reading import InvalidConfig, apart, dotted, parse, read
-from .resolving import Place, Resolved, Upstream, known_upstreams, resolve, secret_places
+from .reading import InvalidConfig, dotted, not_about, parse, read
+from .resolving import Place, Resolved, Upstream, known_upstreams, resolve, resolve_part, secret_places
 from .rules import METHODS, MOST_WORKERS, PLAIN_PATH, PRICE_KEYS, Secret, is_own
 from .tables import (
     Accounting,
@@ -57,7 +57,6 @@ __all__ = [
     "Timeout",
     "Upstream",
     "UpstreamTable",
-    "apart",
     "database_path",
     "default_toml",
     "dotted",
@@ -65,11 +64,14 @@ __all__ = [
     "find_config",
     "is_own",
     "known_upstreams",
+    "left_behind",
     "load",
+    "not_about",
     "parse",
     "passed_to",
     "read",
     "resolve",
+    "resolve_part",
     "secret_places",
     "split_bind",
     "timezone_name",

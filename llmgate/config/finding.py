@@ -89,6 +89,18 @@ def database_path(explicit: str | None, config: Config, env: Mapping[str, str], 
     return (config.folder or xdg("XDG_DATA_HOME", ".local/share", env) / "llmgate") / DATABASE_NAME
 
 
+def left_behind(explicit: str | None, config: Config, env: Mapping[str, str]) -> Path | None:
+    """The database in the data folder, where commands without a config work on it and this config has another place.
+
+    Who had keys before there was a config finds none after. A database named otherwise than by the config was meant.
+    """
+    default = xdg("XDG_DATA_HOME", ".local/share", env) / "llmgate" / DATABASE_NAME
+    meant = explicit or env.get("LLMGATE_DB") or env.get("DATABASE_PATH")
+    if meant or config.folder is None or database_path(None, config, env) == default or not is_file(default):
+        return None
+    return default
+
+
 def timezone_name(config: Config, env: Mapping[str, str]) -> str | None:
     """The zone that the config asks for, if it does."""
     return expanded(config, "timezone", env)

@@ -63,16 +63,17 @@ def parse(text: str, path: Path | None = None, env: Mapping[str, str] | None = N
     config = replace(typing.cast("Config", reader.table(Config, raw, ())), path=path)
     if not raw.get("upstreams"):
         config = replace(config, upstreams=upstreams_from_environment(env or {}))
+    # What a table with a fault in it lacks besides may only follow from that.
     found = [problem for check in _CHECKS for problem in check(config)]
-    problems = [*reader.problems, *apart(found, reader.faulty)]
+    problems = [*reader.problems, *not_about(found, reader.faulty)]
     if problems:
         raise InvalidConfig(source, problems, config, reader.faulty)
     return config
 
 
-def apart(problems: Sequence[str], faulty: Sequence[str]) -> list[str]:
-    """Those that aren't about a table with a fault, and so may only follow from that."""
-    return [problem for problem in problems if not problem.startswith(tuple(f"{table}." for table in faulty))]
+def not_about(problems: Sequence[str], tables: Sequence[str]) -> list[str]:
+    """The problems that aren't about one of these tables."""
+    return [problem for problem in problems if not problem.startswith(tuple(f"{table}." for table in tables))]
 
 
 PathOf = tuple[str | int, ...]

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ..presets import Format, OnDisconnect, Preset
 from .paths import is_file, located
-from .reading import BAD, REFERENCE, InvalidConfig, PathOf, Reader, dotted, hints_of, mapping_of, split
+from .reading import BAD, REFERENCE, InvalidConfig, PathOf, Reader, dotted, hints_of, mapping_of, not_about, split
 from .rules import VISIBLE, Price, Rule, Secret
 from .tables import Config, Timeout, UpstreamTable, formats_of, preset_of
 from .variables import secret_variable
@@ -79,16 +79,28 @@ def known_upstreams(config: Config) -> dict[str, Upstream]:
 
 def resolve(config: Config, env: Mapping[str, str]) -> Resolved:
     """Everything that `serve` needs: no reference left, every secret there. All that is missing is one error."""
+    ready, problems = resolve_part(config, env)
+    if problems:
+        raise InvalidConfig(config.source, problems)
+    return ready
+
+
+def resolve_part(config: Config, env: Mapping[str, str]) -> tuple[Resolved, list[str]]:
+    """The same for whoever goes on with the upstreams that nothing is missing of; and everything that is missing."""
     expander = _Expander(env, config)
     ready = expander.expand(Config, config, ())
     secrets = {name: expander.secrets(name, table) for name, table in ready.upstreams.items()}
     authorities = {name: expander.authorities(name, table) for name, table in ready.upstreams.items()}
-    if expander.problems:
-        raise InvalidConfig(config.source, expander.problems)
+    wrong = expander.problems
+    broken = {name for name in secrets if len(not_about(wrong, [dotted("upstreams", name)])) < len(wrong)}
+    ready = replace(ready, upstreams={**ready.upstreams, **{name: config.upstreams[name] for name in broken}})
     complete = known_upstreams(ready)
-    return Resolved(
-        ready, {name: replace(complete[name], secrets=secrets[name], ca=authorities[name]) for name in secrets}
-    )
+    upstreams = {
+        name: replace(complete[name], secrets=secrets[name], ca=authorities[name])
+        for name in secrets
+        if name not in broken
+    }
+    return Resolved(ready, upstreams), wrong
 
 
 class Place(NamedTuple):

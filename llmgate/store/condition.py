@@ -10,7 +10,7 @@ import msgspec
 
 from ..errors import StorageError
 from ..pricebook import NOTHING_SET, Book
-from . import prices, schema, workers
+from . import accounts, prices, schema, workers
 from .db import APPLICATION_ID, Tx, connect, now_ms, translated
 
 MOST_READ = 2**30
@@ -38,6 +38,8 @@ class Condition(msgspec.Struct, kw_only=True):
     """What both hold."""
     unused: list[str] = []
     """Living keys made before `unused_ms` that nobody ever sent."""
+    planned: list[tuple[str, str]] = []
+    """Users and `team:NAME`s that have a plan, each with it."""
     book: Book = NOTHING_SET
 
     @property
@@ -91,4 +93,5 @@ def _read(seen: Condition, tx: Tx, path: Path, orphaned_ms: int, overdue_ms: int
             (unused_ms, tx.now_ms + 1, tx.now_ms),
         )
     ]
+    seen.planned = accounts.without_plan(tx, ())
     seen.book = prices.in_force(tx)

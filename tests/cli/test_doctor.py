@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -12,8 +13,9 @@ import pytest
 import tomli_w
 
 from llmgate.cli.doctor import CHECKS, LEAST_FREE, Facts
+from llmgate.cli.run import run
 from llmgate.clock import DAY_MS
-from llmgate.config import parse, resolve
+from llmgate.config import Config, parse, resolve
 from llmgate.config.tables import Server
 from llmgate.gateway.checkup import Checkup
 from llmgate.listening import certificate_ends_ms
@@ -41,6 +43,7 @@ FINE = Facts(
     problems=[],
     ready=ready(),
     zone="UTC",
+    plans={"starter"},
     modes={Path("/d/x.db"): (0o600, True), Path("/d/llmgate.toml"): (0o644, False)},
     free_bytes=LEAST_FREE,
     condition=Condition(zone="UTC", last_ms=NOW_MS),
@@ -63,7 +66,7 @@ def test_nothing_is_said_where_nothing_is_wrong(check: str) -> None:
     ("check", "changes", "what", "cure"),
     [
         ("config", {"problems": ["a.b is wrong"]}, "a.b is wrong", ""),
-        ("config", {"ready": ready()._replace(upstreams={})}, "there is no upstream", "llmgate init"),
+        ("config", {"ready": ready()._replace(config=Config())}, "there is no upstream", "llmgate init"),
         ("permissions", {"modes": {Path("/d/x.db"): (0o640, True)}}, "open to others (mode 640)", "chmod 600"),
         ("permissions", {"modes": {Path("/d/c"): (0o664, False)}}, "can be changed by others", "chmod go-w /d/c"),
         ("permissions", {"is_writable": False}, "can't be written by this user", "chown"),
@@ -79,6 +82,8 @@ def test_nothing_is_said_where_nothing_is_wrong(check: str) -> None:
         ("holds", {"condition": Condition(orphans=2, serving=1)}, "workers that died", "restart the daemon"),
         ("holds", {"condition": Condition(overdue=3)}, "3 holds are older than any request", "restart the daemon"),
         ("keys", {"condition": Condition(unused=["ann/old"])}, "ann/old was never used", "llmgate keys revoke ann/old"),
+        ("plans", {"condition": Condition(planned=[("team:x", "old")])}, "on the plan 'old'", "llmgate teams set x"),
+        ("database", {"left_behind": Path("/o/llmgate.db")}, "but there is /o/llmgate.db", "db restore /o/llmgate.db"),
         ("bind", {"ready": ready(bind="0.0.0.0:8000")}, "without TLS", "certfile"),
         ("certificate", {"certificate_ends_ms": 0}, "has expired", "renew"),
         ("certificate", {"certificate_ends_ms": NOW_MS + 7 * DAY_MS - 1}, "ends in 6 days", "renew"),
@@ -188,7 +193,7 @@ def test_a_broken_config_is_a_problem_and_the_rest_is_still_looked_at(cli: Cli) 
     assert [one["check"] for one in done["problems"]] == ["config", "migrations"]
     assert "NOT_SET" in done["problems"][0]["problem"]
     assert {one["check"] for one in done["checks"] if one["status"] == "skipped"} == {
-        *("time", "holds", "keys", "bind", "certificate", "prices", "upstreams")
+        *("time", "holds", "keys", "plans", "upstreams")
     }
     (cli.folder / "llmgate.toml").write_text("[server]\nbindd = 1\n")
     assert "server.bindd" in cli("doctor", code=3).out
@@ -206,3 +211,168 @@ def test_a_certificate_that_has_ended(tmp_path: Path) -> None:
     tls.server(tmp_path, tls.authority(tmp_path), days=-1)
     server = Server(certfile=str(tmp_path / "server.pem"), keyfile=str(tmp_path / "server.key"))
     assert certificate_ends_ms(server) == 0
+
+
+# ── each problem, really there ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def toml(cli: Cli, text: str) -> None:
+    (cli.folder / "llmgate.toml").write_text(text + "[upstreams.sandbox]\n")
+    (cli.folder / "llmgate.toml").chmod(0o600)
+
+
+def tamper(cli: Cli, *statements: str) -> None:
+    with closing(sqlite3.connect(cli.folder / "llmgate.db")) as conn:
+        for statement in statements:
+            conn.execute(statement)
+        conn.commit()
+
+
+def typo(cli: Cli) -> None:
+    toml(cli, "timzone = 1\n")
+
+
+def unset_secret(cli: Cli) -> None:
+    toml(cli, '[upstreams.openai]\napi_key = "${NOT_SET}"\n')
+
+
+def open_database(cli: Cli) -> None:
+    (cli.folder / "llmgate.db").chmod(0o644)
+
+
+def open_config(cli: Cli) -> None:
+    (cli.folder / "llmgate.toml").chmod(0o666)
+
+
+def clock_behind(cli: Cli) -> None:
+    tamper(
+        cli, f"INSERT INTO audit (time_ms, actor, action, target) VALUES ({now_ms() + DAY_MS}, 'x', 'keys.add', 'x')"
+    )
+
+
+def other_zone(cli: Cli) -> None:
+    toml(cli, 'timezone = "Asia/Tokyo"\n')
+
+
+def plain_journal(cli: Cli) -> None:
+    tamper(cli, "PRAGMA journal_mode = DELETE")
+
+
+def older_schema(cli: Cli) -> None:
+    tamper(cli, "PRAGMA user_version = 2")
+
+
+def unreachable(cli: Cli) -> None:
+    toml(cli, '[upstreams.gpu1]\nbase_url = "http://127.0.0.1:9/v1"\nauth = "none"\nprice = "free"\n')
+
+
+def expired_certificate(cli: Cli) -> None:
+    tls.server(cli.folder, tls.authority(cli.folder), days=-1)
+    toml(cli, '[server]\ncertfile = "server.pem"\nkeyfile = "server.key"\n')
+
+
+def no_price(cli: Cli) -> None:
+    toml(
+        cli,
+        '[models.mystery]\nroutes = [{ upstream = "gpu1" }]\n'
+        '[upstreams.gpu1]\nbase_url = "http://127.0.0.1:9/v1"\nauth = "none"\n',
+    )
+
+
+def stuck_hold(cli: Cli) -> None:
+    book = Book(cli.folder / "llmgate.db")
+    hold = book.place(book.user("zoe"))
+    book.close()
+    tamper(cli, f"UPDATE holds SET placed_ms = {now_ms() - DAY_MS} WHERE id = {hold.id}")
+
+
+def open_address(cli: Cli) -> None:
+    toml(cli, '[server]\nbind = "0.0.0.0:8000"\n')
+
+
+def old_key(cli: Cli) -> None:
+    cli("keys", "add", "zoe")
+    tamper(cli, f"UPDATE keys SET created_ms = {now_ms() - 91 * DAY_MS} WHERE last_used_ms IS NULL")
+
+
+def lost_plan(cli: Cli) -> None:
+    cli("config", "check")
+    toml(cli, "[plans.gone]\n")
+    cli("users", "set", "alice", "--plan", "gone")
+    toml(cli, "")
+
+
+def left_behind(cli: Cli) -> None:
+    (cli.folder / "llmgate.db").unlink()
+    books.fill_with(_made(cli.folder / "data" / "llmgate" / "llmgate.db"), [])
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("happens", "check", "what", "cure"),
+    [
+        (typo, "config", "timzone is no known key", "timezone"),
+        (unset_secret, "config", "NOT_SET", "which is not set"),
+        (open_database, "permissions", "is open to others", "chmod 600"),
+        (open_config, "permissions", "can be changed by others", "chmod go-w"),
+        (clock_behind, "time", "the clock is", "NTP"),
+        (other_zone, "time", "counted in UTC", "llmgate db set-zone Asia/Tokyo"),
+        (plain_journal, "journal", "wait for each other", "llmgate db migrate"),
+        (older_schema, "migrations", "is at schema 2", "llmgate db migrate"),
+        (unreachable, "upstreams", "gpu1", "127.0.0.1:9"),
+        (expired_certificate, "certificate", "has expired", "renew it"),
+        (no_price, "prices", "mystery has no price", "llmgate prices set mystery"),
+        (stuck_hold, "holds", "1 hold is of workers that died", "llmgate serve"),
+        (open_address, "bind", "without TLS", "certfile"),
+        (old_key, "keys", "zoe/default was never used", "llmgate keys revoke zoe/default"),
+        (lost_plan, "plans", "alice is on the plan 'gone'", "llmgate users set alice"),
+        (left_behind, "database", "is empty, but there is", "llmgate db restore"),
+    ],
+)
+def test_what_happens_is_found(cli: Cli, happens: Any, check: str, what: str, cure: str) -> None:
+    toml(cli, "")
+    books.fill(cli.folder / "llmgate.db")
+    happens(cli)
+    done = cli("doctor", "--json", code=3)
+    found = [one["problem"] for one in done.json["problems"] if one["check"] == check]
+    assert [one for one in found if what in one and cure in one], done.json
+    assert len(done.json["checks"]) == len(CHECKS)
+
+
+def test_a_full_disk_is_found(cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    cli("init")
+    cli("keys", "add", "alice")
+    monkeypatch.chdir(cli.folder)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=LEAST_FREE // 2))
+    assert run(["doctor"]) == 3
+    assert "256 MiB left: free some" in capsys.readouterr().out
+
+
+def test_one_upstream_without_its_secret_hides_no_other(cli: Cli) -> None:
+    with Replay() as up:
+        up.answer(*json_answer({"error": "no"}, status=401))
+        toml(
+            cli,
+            f'[upstreams.openai]\napi_key = "${{NOT_SET}}"\n[upstreams.main]\nbase_url = "{up.url}"\napi_key = "x"\n',
+        )
+        found = cli("doctor", "--json", code=3).json["problems"]
+    assert [(one["check"], "NOT_SET" in one["problem"], "main" in one["problem"]) for one in found] == [
+        ("config", True, False),
+        ("upstreams", False, True),
+    ]
+
+
+def test_a_database_from_before_the_config_is_told_of_once(cli: Cli) -> None:
+    cli("keys", "add", "alice")
+    assert "llmgate db restore" in cli("init").err
+    told = cli("keys").err
+    assert str(cli.folder / "data" / "llmgate" / "llmgate.db") in told
+    assert "llmgate db restore" in told
+    assert "restore" not in cli("keys").err
+    cli("db", "restore", "data/llmgate/llmgate.db", "--yes")
+    assert len(cli.data("keys")) == 1
+    assert "data/llmgate" not in cli("doctor", code=None).out

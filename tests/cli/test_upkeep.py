@@ -78,13 +78,16 @@ def test_init_writes_where_the_config_is_looked_for(cli: Cli) -> None:
 def test_init_asks_on_a_terminal(cli: Cli) -> None:
     answers = {
         "Upstreams [openai]": "opnai\n",
-        "opnai is not known\nUpstreams": "openai sandbox\n",
+        "did you mean openai?\nUpstreams": "openai sandbox\n",
         "Listen on": "\n",
         "Billing": "free\n",
         "a balance is needed\nBilling": "prepaid\n",
         "Write llmgate.toml?": "y\n",
     }
-    cli.terminal("init", answers={key.replace("\n", "\r\n"): text for key, text in answers.items()}, OPENAI_API_KEY="x")
+    typed = {key.replace("\n", "\r\n"): text for key, text in answers.items()}
+    done = cli.terminal("init", answers=typed, OPENAI_API_KEY="x")
+    assert "Secrets in the environment already: OPENAI_API_KEY (openai)." in done.out
+    assert done.out.index("[upstreams.sandbox]") < done.out.index("Write llmgate.toml?"), "it shows it first"
     assert set(config_of(cli)["upstreams"]) == {"openai", "sandbox"}  # type: ignore[call-overload]
     assert config_of(cli)["defaults"] == {"billing": "prepaid"}
 
@@ -95,12 +98,35 @@ def test_init_can_be_declined(cli: Cli) -> None:
     assert not (cli.folder / "llmgate.toml").exists()
 
 
+@pytest.mark.parametrize("question", ["Upstreams", "Listen on", "Billing", "Write llmgate.toml?"])
+def test_ctrl_c_at_any_of_inits_questions_leaves_nothing(cli: Cli, question: str) -> None:
+    answers = {"Upstreams": "\n", "Listen on": "\n", "Billing": "\n"} | {question: "\x03"}
+    assert "Traceback" not in cli.terminal("init", answers=answers, code=130).out
+    assert not (cli.folder / "llmgate.toml").exists()
+
+
 def test_init_with_yes_asks_nothing_on_a_terminal(cli: Cli) -> None:
     cli.terminal("init", "--yes")
     assert config_of(cli)["upstreams"] == {"sandbox": {}}
 
 
 # ── config ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_config_check_tells_of_every_upstream_in_one_run(cli: Cli) -> None:
+    (cli.folder / "llmgate.toml").write_text(
+        '[upstreams.one]\nbase_url = "x"\n[upstreams.two]\nbase_url = "http://x/v1"\nauth = "bearer"\n'
+        '[upstreams.three]\n[upstreams.openai]\napi_key = "${NOT_SET}"\n[models.m]\nroutes = [{ upstream = "ten" }]\n'
+    )
+    problems = cli("config", "check", "--json", code=3).json["problems"]
+    assert [problem.split(" ")[0] for problem in problems] == [
+        "upstreams.one.base_url",
+        "upstreams.three.base_url",
+        "models.m.routes[0].upstream",
+        "upstreams.two.api_key",
+        "upstreams.three.api_key",
+        "upstreams.openai.api_key",
+    ]
 
 
 def test_config_check_lists_every_problem(cli: Cli) -> None:
