@@ -65,6 +65,7 @@ MOVED = (
     Column("balance_usd", Kind.MONEY),
     Column("became_prepaid", Kind.FLAG),
     Column("repeated", Kind.FLAG),
+    Column("reversed_by", Kind.ID),
 )
 
 REFUNDED = (*MOVED, Column("usage_id", Kind.ID))
@@ -305,6 +306,8 @@ def transfer(
 
 
 def _once(moved: ledger.Moved, what: str, done: str) -> str:
+    if moved.reversed_by:
+        return f"nothing was {what} again; this --ref was reversed by entry {moved.reversed_by} since, it is"
     return f"nothing was {what} again, this --ref is" if moved.repeated else done
 
 
@@ -326,6 +329,7 @@ def _tell(
         "balance_usd": moved.balance_nano,
         "became_prepaid": moved.became_prepaid,
         "repeated": moved.repeated,
+        "reversed_by": moved.reversed_by,
     }
     columns: tuple[Column, ...] = MOVED
     said = f"{done} entry {moved.entry_id}, balance {dollars(moved.balance_nano)}"
@@ -343,12 +347,19 @@ def _tell(
     result(ctx, columns, row, said)
     for line in consequences(other or account, moved.other or moved):
         note(line)
+    for name, half in ((account, moved), (other, moved.other)):
+        if name and half and half.stays_prepaid:
+            note(f"{name} stays prepaid, though nothing is left: `{_set_billing(name)} default` undoes that too")
+
+
+def _set_billing(account: str) -> str:
+    kind, _, name = account.rpartition(":")
+    return f"llmgate {kind or 'user'}s set {name} --billing"
 
 
 def consequences(account: str, moved: ledger.Moved) -> list[str]:
     """What the first credits of an account change."""
-    kind, _, name = account.rpartition(":")
-    undo = f"llmgate {kind or 'user'}s set {name} --billing metered"
+    undo = f"{_set_billing(account)} metered"
     lines = []
     if moved.became_prepaid:
         lines.append(f"{account} is prepaid from now on: without a balance requests are refused (`{undo}` undoes that)")

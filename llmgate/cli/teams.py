@@ -17,7 +17,7 @@ from .grammar import noun, verb
 from .options import require_changes
 from .output import listing, result, single
 from .plans import PlanOption, check_plan, plan_billing
-from .users import BillingOption
+from .users import BillingOption, NewBillingOption
 
 app = noun("teams", "Teams: users who share an account.")
 
@@ -108,14 +108,14 @@ def add(ctx: typer.Context, team: TeamName, plan: PlanOption = None, billing: Bi
 
 
 @verb(app, "set", examples="llmgate teams set research --billing prepaid")
-def set_(ctx: typer.Context, team: TeamName, plan: PlanOption = None, billing: BillingOption = None) -> None:
+def set_(ctx: typer.Context, team: TeamName, plan: PlanOption = None, billing: NewBillingOption = None) -> None:
     """Change a team; what is not named stays as it is."""
     changes = {name: value for name, value in (("plan", plan), ("billing", billing)) if value is not None}
     require_changes(changes, "--plan or --billing")
     check_plan(ctx, plan)
     with open_store(ctx) as db:
         with db.write() as tx:
-            accounts.set_team(tx, team, changes)
+            accounts.set_team(tx, team, changes, default_billing=Billing(config_of(ctx).defaults.billing))
             accounts.follow_plans(tx, plan_billing(ctx))
             row = _details(tx, team)
         result(ctx, COLUMNS, row, f"changed team {team}", zone=db.zone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -47,6 +48,25 @@ BillingOption = Annotated[
         "--billing",
         metavar="metered|prepaid",
         help="metered: what is used is counted; prepaid: a balance is needed.",
+        show_default=False,
+    ),
+]
+
+
+class NewBilling(StrEnum):
+    """What the billing of an account can be changed to."""
+
+    METERED = Billing.METERED
+    PREPAID = Billing.PREPAID
+    DEFAULT = accounts.DEFAULT
+
+
+NewBillingOption = Annotated[
+    NewBilling | None,
+    typer.Option(
+        "--billing",
+        metavar="|".join(NewBilling),
+        help="metered: what is used is counted; prepaid: a balance is needed; default: as if never set by hand.",
         show_default=False,
     ),
 ]
@@ -145,6 +165,7 @@ def add(
     examples="""
     llmgate users set alice --team research
     llmgate users set alice --team '' --billing metered
+    llmgate users set alice --billing default
     llmgate users set alice --plan starter
     """,
 )
@@ -153,12 +174,13 @@ def set_(
     user: UserName,
     team: TeamOption = None,
     plan: PlanOption = None,
-    billing: BillingOption = None,
+    billing: NewBillingOption = None,
     email: EmailOption = None,
 ) -> None:
     """Change a user; what is not named stays as it is.
 
-    A user of a team whose billing is set by hand pays with an account of its own from then on.
+    A user of a team whose billing is set by hand pays with an account of its own from then on; --billing default lets
+    the team pay again, unless the user has credits left.
     """
     asked: dict[str, Any] = {"team": team, "plan": plan, "billing": billing, "email": email}
     changes = {name: value for name, value in asked.items() if value is not None}
@@ -182,7 +204,7 @@ def enable(ctx: typer.Context, user: UserName) -> None:
 def _change(ctx: typer.Context, user: str, changes: dict[str, Any], said: str) -> None:
     with open_store(ctx) as db:
         with db.write() as tx:
-            accounts.set_user(tx, user, changes)
+            accounts.set_user(tx, user, changes, default_billing=Billing(config_of(ctx).defaults.billing))
             accounts.follow_plans(tx, plan_billing(ctx))
             row = row_of(accounts.user_row(tx, user))
         result(ctx, COLUMNS, row, said, zone=db.zone)

@@ -123,7 +123,11 @@ def list_teams(tx: Tx) -> list[Row]:
     ).fetchall()
 
 
-def set_user(tx: Tx, name: str, changes: dict[str, Any]) -> Row:
+DEFAULT = "default"
+"""In place of a billing: the one that an account has as long as nobody says otherwise by hand."""
+
+
+def set_user(tx: Tx, name: str, changes: dict[str, Any], *, default_billing: Billing = Billing.METERED) -> Row:
     """Change what is named in `changes`: team, plan, email, billing, status. `team` or `plan` "" takes it away."""
     before = user_row(tx, name)
     for field, value in changes.items():
@@ -132,7 +136,7 @@ def set_user(tx: Tx, name: str, changes: dict[str, Any]) -> Row:
                 team_id = team_row(tx, value)["id"] if value else None
                 tx.execute("UPDATE users SET team_id = ? WHERE id = ?", (team_id, before["id"]))
             case "billing":
-                set_billing(tx, before["account_id"], Billing(value), "hand")
+                _set_by_hand(tx, before["account_id"], value, default_billing)
             case "plan" | "email" | "status":
                 tx.execute(f"UPDATE users SET {field} = ? WHERE id = ?", (value or None, before["id"]))
             case _:
@@ -143,19 +147,31 @@ def set_user(tx: Tx, name: str, changes: dict[str, Any]) -> Row:
     return user_row(tx, name)
 
 
-def set_team(tx: Tx, name: str, changes: dict[str, Any]) -> Row:
+def set_team(tx: Tx, name: str, changes: dict[str, Any], *, default_billing: Billing = Billing.METERED) -> Row:
     """Change what is named in `changes`: plan, billing."""
     before = team_row(tx, name)
     for field, value in changes.items():
         match field:
             case "billing":
-                set_billing(tx, before["account_id"], Billing(value), "hand")
+                _set_by_hand(tx, before["account_id"], value, default_billing)
             case "plan":
                 tx.execute("UPDATE teams SET plan = ? WHERE id = ?", (value or None, before["id"]))
             case _:
                 raise AssertionError(field)
     audit.record(tx, "teams.set", name, before={field: before[field] for field in changes}, after=changes)
     return team_row(tx, name)
+
+
+def _set_by_hand(tx: Tx, account_id: int, value: str, default_billing: Billing) -> None:
+    """`DEFAULT` forgets what was said by hand. Credits that are left make the account prepaid then, as they do where
+    nothing was ever said: else nobody could use them.
+    """
+    if value != DEFAULT:
+        set_billing(tx, account_id, Billing(value), "hand")
+    elif tx.value("SELECT balance_nano > 0 FROM accounts WHERE id = ?", account_id):
+        set_billing(tx, account_id, Billing.PREPAID, "credits")
+    else:
+        set_billing(tx, account_id, default_billing, "default")
 
 
 def set_billing(tx: Tx, account_id: int, billing: Billing, source: str) -> None:

@@ -113,6 +113,10 @@ class Moved(msgspec.Struct, frozen=True):
     """The team that paid the requests of this user until now; from now on the user's own account does."""
     repeated: bool = False
     """The `ref` was known: nothing was done again."""
+    reversed_by: int | None = None
+    """The entry that has undone this one since, where the `ref` was known."""
+    stays_prepaid: bool = False
+    """What had made the account prepaid was reversed, and nothing is left; its billing is as it was."""
     other: Moved | None = None
     """The half of a transfer that went to the other account."""
 
@@ -133,7 +137,7 @@ def add(
     expire_due(tx, account_id)
     known = _known(tx, ref, account_id=account_id, amount_nano=amount_nano, kind="add")
     if known:
-        return Moved(known["id"], balance(tx, account_id), repeated=True)
+        return _repeated(tx, known)
     entry_id = append(tx, account_id, "add", amount_nano, ref=ref, note=note, expires_ms=expires_ms)
     became, relieved = _credited(tx, account_id)
     audit.record(tx, "credits.add", name, after={"entry": entry_id, "amount_nano": amount_nano, "ref": ref})
@@ -146,6 +150,12 @@ def _known(tx: Tx, ref: str | None, **facts: Any) -> Row | None:
     if known and any(known[name] != fact for name, fact in facts.items()):
         raise _other(ref, known)
     return known
+
+
+def _repeated(tx: Tx, known: Row) -> Moved:
+    """Nothing is done again for an entry that is there already."""
+    reversed_by = _reversal(tx, known["id"])
+    return Moved(known["id"], balance(tx, known["account_id"]), repeated=True, reversed_by=reversed_by)
 
 
 def _other(ref: str | None, known: Row) -> Refusal:
@@ -223,8 +233,7 @@ def transfer(
         half = tx.one("SELECT * FROM entries WHERE cause = ? AND kind = 'transfer'", known["id"])
         if half is None or half["account_id"] != taker_id:
             raise _other(ref, known)
-        took = Moved(half["id"], balance(tx, taker_id), repeated=True)
-        return Moved(known["id"], balance(tx, giver_id), repeated=True, other=took)
+        return msgspec.structs.replace(_repeated(tx, known), other=_repeated(tx, half))
     _afford(tx, giver_id, giver, amount_nano, force=force)
     gave_id = append(tx, giver_id, "transfer", -amount_nano, ref=ref, note=note)
     took_id = append(tx, taker_id, "transfer", amount_nano, note=note, cause=gave_id)
@@ -250,7 +259,7 @@ def refund(
     asked = {} if amount_nano is None else {"amount_nano": amount_nano}
     known = _known(tx, ref, account_id=row["account_id"], kind="refund", usage_id=row["id"], **asked)
     if known:
-        return Moved(known["id"], balance(tx, row["account_id"]), repeated=True)
+        return _repeated(tx, known)
     room = row["charge_nano"] - _refunded(tx, row["id"])
     if not row["charge_nano"]:
         raise Refusal(f"request {row['request_id']} was charged nothing: there is nothing to refund", code="conflict")
@@ -328,7 +337,10 @@ def _reverse(tx: Tx, entry: Row, note: str | None) -> Moved:
     if not amount:
         raise Refusal(f"all of entry {entry_id} has expired: there is nothing to reverse", code="conflict")
     new_id = append(tx, account_id, "reverse", -amount, note=note, reverses=entry_id)
-    return Moved(new_id, balance(tx, account_id))
+    left = balance(tx, account_id)
+    by_credits = tx.value("SELECT billing_source = 'credits' FROM accounts WHERE id = ?", account_id)
+    stays = bool(by_credits) and amount > 0 and left <= 0
+    return Moved(new_id, left, stays_prepaid=stays)
 
 
 def _reversal(tx: Tx, entry_id: int) -> int | None:

@@ -124,7 +124,6 @@ def test_config_check_tells_of_every_upstream_in_one_run(cli: Cli) -> None:
         "upstreams.three.base_url",
         "models.m.routes[0].upstream",
         "upstreams.two.api_key",
-        "upstreams.three.api_key",
         "upstreams.openai.api_key",
     ]
 
