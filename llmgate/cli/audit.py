@@ -65,8 +65,8 @@ def _told(fields: dict[str, Any]) -> dict[str, Any]:
     for name, value in fields.items():
         if name.endswith("_nano") and value is not None:
             told[name.removesuffix("_nano") + "_usd"] = usd(value)
-        elif name == "expires_ms":
-            told["expires_at"] = rfc3339(value) if value is not None else None
+        elif name in ("expires_ms", "from_ms", "until_ms"):
+            told[name.removesuffix("_ms") + "_at"] = rfc3339(value) if value is not None else None
         else:
             told[name] = value
     return told

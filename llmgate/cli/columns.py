@@ -113,6 +113,8 @@ def says_nothing(value: Any) -> bool:
 
 
 def _item(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={_item(item)}" for name, item in value.items())
     return " ".join(str(part) for part in value) if isinstance(value, list) else str(value)
 
 

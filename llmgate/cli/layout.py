@@ -1,12 +1,13 @@
 """How a table fits a terminal. Pure: what is to be shown and the room in, the width of each column out.
 
-In this order: as it is; with its texts folded; with everything folded but ids and figures; the same without one minor
-column after the other.
+In this order: as it is; with its texts folded between words; with everything folded but ids and figures, long words
+where they have a joint; the same without one minor column after the other; at last with words broken anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.cells import cell_len
@@ -39,6 +40,10 @@ class Sizes(NamedTuple):
     word: int
     """The longest word of the title."""
     body: int
+    whole: int
+    """The longest word of the values."""
+    joint: int
+    """The longest part of one that has no joint."""
 
     @property
     def natural(self) -> int:
@@ -49,8 +54,8 @@ class Sizes(NamedTuple):
         """With a title over several lines."""
         return max(self.word, self.body)
 
-    def folded(self, narrowest: int) -> int:
-        return max(self.word, min(self.body, narrowest))
+    def folded(self, narrowest: int, part: int) -> int:
+        return max(self.word, part, min(self.body, narrowest))
 
 
 def fit(columns: Sequence[Column], rows: Sequence[Cells], room: int) -> Fit | None:
@@ -60,23 +65,70 @@ def fit(columns: Sequence[Column], rows: Sequence[Cells], room: int) -> Fit | No
     natural = {at: sizes[at].natural for at in everything}
     if _needs(natural, GAP) <= room:
         return Fit(natural, GAP)
-    for foldable, gap in ((FOLDED, GAP), (FOLDED_IF_TIGHT, 1)):
-        found = _folded(columns, sizes, everything, foldable, gap, room)
-        if found:
-            return found
-    kept = list(everything)
-    for at in sorted(everything, key=lambda at: (columns[at].minor, at), reverse=True):
-        if columns[at].minor:
-            kept.remove(at)
-            found = _folded(columns, sizes, kept, FOLDED_IF_TIGHT, 1, room)
-            if found:
-                return found
-    return None
+    found = _folded(columns, sizes, everything, FOLDED, GAP, room, lambda size: size.whole)
+    for least in (lambda size: size.joint, lambda _: 0):
+        kept = list(everything)
+        found = found or _folded(columns, sizes, kept, FOLDED_IF_TIGHT, 1, room, least)
+        for at in sorted(everything, key=lambda at: (columns[at].minor, at), reverse=True):
+            if columns[at].minor and not found:
+                kept.remove(at)
+                found = _folded(columns, sizes, kept, FOLDED_IF_TIGHT, 1, room, least)
+    return found
 
 
 def _sizes(column: Column, cells: Sequence[str]) -> Sizes:
-    words = (cell_len(word) for word in column.title.split())
-    return Sizes(cell_len(column.title), max(words), max((cell_len(cell) for cell in cells), default=0))
+    foldable = column.kind in FOLDED_IF_TIGHT and column.kind is not Kind.TIME
+    words = {word for cell in cells for word in cell.split()} if foldable else set()
+    parts = {part for word in words for part in JOINTS.findall(word)}
+    return Sizes(
+        cell_len(column.title),
+        _longest(column.title.split()),
+        _longest(cells),
+        _longest(words),
+        _longest(parts),
+    )
+
+
+def _longest(texts: Iterable[str]) -> int:
+    return max(map(cell_len, texts), default=0)
+
+
+JOINTS = re.compile(r"[^/_.,:;=@|-]*[/_.,:;=@|-]+|[^/_.,:;=@|-]+")
+"""The parts of a long word: a path, an address, a name; it is broken behind the sign that joins them."""
+
+
+def wrapped(text: str, width: int) -> str:
+    """A text on as many lines as it needs: broken between words, long words at their joints, and only what has none
+    anywhere.
+    """
+    if cell_len(text) <= width:
+        return text
+    lines = [""]
+    for word in text.split():
+        space = " " if lines[-1] else ""
+        if cell_len(lines[-1]) + len(space) + cell_len(word) <= width:
+            lines[-1] += space + word
+        elif cell_len(word) <= width:
+            lines.append(word)
+        else:
+            for part in _parts(word, width):
+                if cell_len(lines[-1]) + len(space) + cell_len(part) <= width:
+                    lines[-1] += space + part
+                else:
+                    lines.append(part)
+                space = ""
+    return "\n".join(lines).lstrip("\n")
+
+
+def _parts(word: str, width: int) -> Iterator[str]:
+    for part in JOINTS.findall(word):
+        piece = ""
+        for sign in part:
+            if cell_len(piece) + cell_len(sign) > width:
+                yield piece
+                piece = ""
+            piece += sign
+        yield piece
 
 
 def _folded(
@@ -86,14 +138,19 @@ def _folded(
     foldable: Mapping[Kind, int],
     gap: int,
     room: int,
+    least: Callable[[Sizes], int],
 ) -> Fit | None:
-    """The layout in which only so much is folded as must be, the widest columns first; None if it doesn't fit.
+    """The layout in which only so much is folded as must be, the widest columns first; None if it doesn't fit. `least`
+    is the room that values of a folded column need.
 
     A time is whole, or its day stands above its hour.
     """
     widths = {at: sizes[at].unbroken for at in kept}
     floors = {
-        at: sizes[at].folded(foldable[columns[at].kind]) if columns[at].kind in foldable else widths[at] for at in kept
+        at: sizes[at].folded(foldable[columns[at].kind], least(sizes[at]))
+        if columns[at].kind in foldable
+        else widths[at]
+        for at in kept
     }
     if _needs(floors, gap) > room:
         return None

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from .columns import Column, Kind
-from .layout import GAP, Cells, Fit, fit
+from .layout import GAP, Cells, Fit, fit, wrapped
 from .session import note
 
 LINES = box.Box("    \n    \n ── \n    \n    \n ── \n    \n    \n")
@@ -48,7 +49,8 @@ def write(columns: Sequence[Column], rows: list[Cells], total: Cells | None) -> 
 
 def write_fields(pairs: Sequence[tuple[str, str]]) -> None:
     """One thing: its fields one below the other."""
-    _console().print(_fields(pairs))
+    console = _console()
+    console.print(_fields(pairs, console.width))
 
 
 def write_panel(title: str, parts: Sequence[str | Sequence[tuple[str, str]]]) -> None:
@@ -57,9 +59,9 @@ def write_panel(title: str, parts: Sequence[str | Sequence[tuple[str, str]]]) ->
     """
     console = _console()
     grid = Table.grid()
-    for part in parts:
-        grid.add_row(Text(part, overflow="fold") if isinstance(part, str) else _fields(part))
     width = min(console.width, WIDEST_PANEL)
+    for part in parts:
+        grid.add_row(Text(wrapped(part, width - 2)) if isinstance(part, str) else _fields(part, width - 2))
     console.print(Panel(grid, box=box.HORIZONTALS, width=width, title=Text(title), title_align="left", padding=(0, 1)))
 
 
@@ -98,7 +100,7 @@ def _table(columns: Sequence[Column], fitting: Fit, rows: list[Cells], total: Ce
             justify="right" if columns[at].right else "left",
         )
     for row in rows:
-        table.add_row(*(_cell(columns[at], row[at]) for at in fitting.widths))
+        table.add_row(*(_cell(columns[at], wrapped(row[at], width)) for at, width in fitting.widths.items()))
     return table
 
 
@@ -113,13 +115,15 @@ def _write_blocks(console: Console, columns: Sequence[Column], rows: Iterable[Ce
         if number:
             console.print()
         titles = (column.title for column in columns)
-        console.print(_fields([(title, cell) for title, cell in zip(titles, row, strict=True) if cell]))
+        pairs = [(title, cell) for title, cell in zip(titles, row, strict=True) if cell]
+        console.print(_fields(pairs, console.width))
 
 
-def _fields(pairs: Sequence[tuple[str, str]]) -> Table:
+def _fields(pairs: Sequence[tuple[str, str]], width: int) -> Table:
+    room = max(width - GAP - max((cell_len(name) for name, _ in pairs), default=0), 1)
     grid = Table.grid(padding=(0, GAP, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in pairs:
-        grid.add_row(Text(name, style="dim"), Text(value))
+        grid.add_row(Text(name, style="dim"), Text(wrapped(value, room)))
     return grid

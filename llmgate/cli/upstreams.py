@@ -151,6 +151,7 @@ def check(
             typer.echo()
             listing(ctx, PROBLEMS, problems, empty="")
         wrong = sum(one.status != "ok" for one in found)
-        raise ProblemsFound(f"{wrong} of {len(found)} upstreams can't answer as they should")
+        whose = f"{wrong} of {len(found)} upstreams" if len(found) > 1 else f"the upstream {found[0].upstream}"
+        raise ProblemsFound(f"{whose} can't answer as {'they' if len(found) > 1 else 'it'} should")
     if found:
         verdict(ctx, f"{'the upstream answers' if len(found) == 1 else f'all {len(found)} upstreams answer'}")
