@@ -16,17 +16,26 @@ from .config import Log
 from .errors import ConfigError
 
 
-class Text(logging.Formatter):
-    """`2026-11-20T10:00:00.123Z info llmgate.request 200 alice chat gpt-4o 12+40 tokens 531 ms req_…`"""
+class _Formatter(logging.Formatter):
+    """`several`: processes write, so each line says which one."""
+
+    def __init__(self, *, several: bool = False) -> None:
+        super().__init__()
+        self.several = several
+
+
+class Text(_Formatter):
+    """`2026-11-20T10:00:00.123Z info llmgate.request[4711] 200 alice chat gpt-4o 12+40 tokens 531 ms req_…`"""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{rfc3339(int(record.created * 1000))} {record.levelname.lower()} {record.name} {record.getMessage()}"
+        name = f"{record.name}[{record.process}]" if self.several else record.name
+        line = f"{rfc3339(int(record.created * 1000))} {record.levelname.lower()} {name} {record.getMessage()}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
 
 
-class Json(logging.Formatter):
+class Json(_Formatter):
     """One object per line; a request's fields stand at its top level."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -34,6 +43,7 @@ class Json(logging.Formatter):
             "time": rfc3339(int(record.created * 1000)),
             "level": record.levelname.lower(),
             "logger": record.name,
+            **({"pid": record.process} if self.several else {}),
             **getattr(record, "request", {"message": record.getMessage()}),
         }
         if record.exc_info:
@@ -41,7 +51,7 @@ class Json(logging.Formatter):
         return msgspec.json.encode(fields).decode()
 
 
-FORMATS: dict[str, type[logging.Formatter]] = {"text": Text, "json": Json}
+FORMATS: dict[str, type[_Formatter]] = {"text": Text, "json": Json}
 
 
 def check(file: Path) -> None:
@@ -53,10 +63,10 @@ def check(file: Path) -> None:
         raise ConfigError(f"the log {file} can't be written ({error.strerror}): change [log] file") from error
 
 
-def set_up(log: Log) -> None:
+def set_up(log: Log, *, several: bool = False) -> None:
     """Send everything of llmgate's, and warnings of others, to stderr and to a file, which may be rotated away.
 
-    Several processes may write to one file: it is opened for appending, and a line is one write.
+    Several processes may write to one file: it is opened for appending, and a line is one write, with the pid in it.
     """
     named = log.file or os.environ.get("PROXY_LOG_PATH")
     file = Path(named) if named else None
@@ -65,6 +75,6 @@ def set_up(log: Log) -> None:
         check(file)
         handlers.append(WatchedFileHandler(file, encoding="utf-8"))
     for handler in handlers:
-        handler.setFormatter(FORMATS[log.format]())
+        handler.setFormatter(FORMATS[log.format](several=several))
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     logging.getLogger("llmgate").setLevel(log.level.upper())

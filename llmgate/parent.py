@@ -62,7 +62,7 @@ def serve(
     `reload` reads the config anew (SIGHUP); `ready` is told once all of them answer. Raises LlmgateError where one
     can't begin, or didn't end as it should.
     """
-    logs.set_up(resolved.config.log)
+    logs.set_up(resolved.config.log, several=True)
     check_tls(resolved.config.server)
     asyncio.run(_Parent(resolved, database, listener).run(reload, ready))
 

@@ -55,7 +55,7 @@ def serve(
     """
     config = resolved.config
     policy = policy_of(config)
-    logs.set_up(config.log)
+    logs.set_up(config.log, several=config.server.workers > 1)
     check_tls(config.server)
     http2.mend()
     with Database(database, actor="serve") as store, asyncio.Runner(loop_factory=loop_factory()) as runner:

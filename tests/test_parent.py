@@ -255,6 +255,7 @@ def test_lines_of_the_log_stay_whole(tmp_path: Path) -> None:
         crew.settled(alice, 300)
         own = (tmp_path / "own.log").read_text().splitlines()
         assert sum("status" in json.loads(one) for one in own) == 300
+        assert all(isinstance(json.loads(one)["pid"], int) for one in own), "each says which process wrote it"
         assert set(own) <= set(crew.log().splitlines())
 
 

@@ -89,7 +89,7 @@ class App:
             _allow(scope, "GET")
             _, caller = self._gateway.authenticate(scope)
             return await _reply(send, OWN[path](self._gateway, caller))
-        hint = "" if path.startswith((b"/v1/", b"/v1beta/", b"/v1alpha/")) else ": the base URL ends in /v1"
+        hint = self._gateway.paths.hint(path)
         raise Refusal(f"there is nothing at {scope['method']} {scope['path'][:200]}{hint}", code="not_found")
 
     def _unready(self) -> str | None:

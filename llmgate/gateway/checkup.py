@@ -201,6 +201,10 @@ def _models_url(upstream: Upstream, secret: Secret | None) -> httpx.URL:
     return up.address(upstream, "/models", "", secret)
 
 
+PATHS = ("/chat/completions", "/completions", "/responses", "/embeddings", "/messages", "/models")
+"""What an address ends in that was copied whole."""
+
+
 def _versioned(base_url: str) -> bool:
     return re.search(r"/v\d+[a-z0-9]*(/|$)", urlsplit(base_url).path) is not None
 
@@ -269,6 +273,11 @@ def _about_auth(upstream: Upstream) -> str:
 def _about_path(upstream: Upstream) -> str:
     if upstream.deployments and "api-version" not in upstream.query:
         return 'Azure wants query = { api-version = "…" }, or a base_url that ends in /openai/v1'
+    base = upstream.base_url
+    if twice := re.search(r"(/v\d+[a-z0-9]*)\1$", base):
+        return f"base_url has its {twice[1]} twice: {base.removesuffix(twice[1])}"
+    if path := next((path for path in PATHS if base.endswith(path)), None):
+        return f"base_url is what all paths begin with: {base.removesuffix(path)}"
     if upstream.formats[0] != "gemini" and not _versioned(upstream.base_url) and not upstream.deployments:
         return f"base_url probably lacks its /v1: {upstream.base_url}/v1"
     return "base_url is probably wrong"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -55,6 +56,11 @@ FREE_METHODS = frozenset({"GET", "DELETE"})
 """What these ask for isn't billed, where a path is passed through."""
 
 _PLAIN = re.compile(PLAIN_PATH)
+_TWICE = re.compile(r"(/v1(?:alpha|beta)?)+/v1(?:alpha|beta)?/")
+VERSIONS = ("/v1/", "/v1beta/", "/v1alpha/")
+MOST_COMPARED = 100
+"""Bytes of a path that is compared with those that there are."""
+
 _VERSION = re.compile(r"/v\d+[a-z]*")
 
 
@@ -133,6 +139,17 @@ class Paths:
             return _OF_RESPONSES[kept[2] or b""]
         found = self._way(raw_path)
         return found[0].methods if found else ()
+
+    def hint(self, raw_path: bytes) -> str:
+        """What may have been meant by a path at which there is nothing."""
+        path = raw_path[:MOST_COMPARED].decode("latin-1")
+        if twice := _TWICE.match(path):
+            return f": the base URL has a version too many, {twice[1]}"
+        if not path.startswith(VERSIONS):
+            return ": the base URL ends in /v1"
+        known = [one.decode() for one in (*FIXED, *self._exact, b"/v1/models", b"/user/balance", b"/user/limit")]
+        near = get_close_matches(path, known, n=1, cutoff=0.8)
+        return f": did you mean {near[0]}?" if near else ""
 
     def _way(self, raw_path: bytes) -> tuple[Way, str] | None:
         """The way of a path, and what follows its beginning.

@@ -261,6 +261,18 @@ def test_an_address_without_its_version() -> None:
         assert "lacks its /v1: http://h:8080/v1" in (judged(upstream(base_url="http://h:8080"), said, None) or "")
 
 
+@pytest.mark.parametrize(
+    ("base", "right"),
+    [
+        ("http://h:8080/v1/v1", "base_url has its /v1 twice: http://h:8080/v1"),
+        ("http://h:8080/v1/chat/completions", "base_url is what all paths begin with: http://h:8080/v1"),
+        ("http://h:8080/v1/models", "base_url is what all paths begin with: http://h:8080/v1"),
+    ],
+)
+def test_an_address_with_too_much(base: str, right: str) -> None:
+    assert judged(upstream(base_url=base), Said(404), None) == f"there are no models at {base} (HTTP 404): {right}"
+
+
 # -- no answer at all
 
 

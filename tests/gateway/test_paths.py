@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from llmgate.config import is_own
-from llmgate.gateway.paths import FIXED
+from llmgate.config import is_own, known_upstreams, parse
+from llmgate.gateway.paths import FIXED, Paths
 from llmgate.store import limits
 from tests.replay import CLOSE, Pause, Replay, Step, body_answer, json_answer, sse, sse_answer, wait_until
 from tests.served import (
@@ -103,6 +103,26 @@ def test_every_path_of_llmgate_is_known_as_its_own() -> None:
 
 
 # -- routes
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/v1/v1/chat/completions", ": the base URL has a version too many, /v1"),
+        ("/v1/v1beta/models/m:generateContent", ": the base URL has a version too many, /v1"),
+        ("/v1/chat/completion", ": did you mean /v1/chat/completions?"),
+        ("/v1/chat/completions/", ": did you mean /v1/chat/completions?"),
+        ("/v1/message", ": did you mean /v1/messages?"),
+        ("/v1/model", ": did you mean /v1/models?"),
+        ("/v1/translat", ": did you mean /v1/translate?"),
+        ("/chat/completions", ": the base URL ends in /v1"),
+        ("/v1/files", ""),
+        ("/v1/" + "x" * 100_000, ""),
+    ],
+)
+def test_a_path_that_is_nearly_right_is_told_the_right_one(path: str, hint: str) -> None:
+    config = parse('[upstreams.sandbox]\n[routes."/v1/translate"]\nupstream = "sandbox"\nunit = "request"\nprice = 1\n')
+    assert Paths(config, known_upstreams(config), {}).hint(path.encode()) == hint
 
 
 @pytest.mark.parametrize(
