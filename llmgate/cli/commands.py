@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry("init", "init", "Write llmgate.toml."),
         Entry("demo", "demo", "See the whole story in seconds, on the sandbox."),
         Entry("serve", "serve", "Answer requests until told to stop."),
+        Entry("help", "help", "Explain limits, dates, money, config and other topics."),
     ),
     "Who may ask, and who pays": (
         Entry("keys", "keys", "Keys: who may send requests, and which."),
@@ -50,6 +51,11 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry("db", "database", "The database: its size, backups, migrations and time zone."),
     ),
 }
+
+EXAMPLES = """llmgate init
+llmgate keys add alice --credits 5
+llmgate report --since 30d --by user
+llmgate help limits"""
 
 ENTRIES = {entry.word: entry for entries in COMMANDS.values() for entry in entries}
 
@@ -82,7 +88,7 @@ def load(entry: Entry) -> Any:
 def application() -> Any:
     """The command `llmgate`."""
     app = typer.Typer(name="llmgate", cls=Root, invoke_without_command=True)
-    app.callback(epilog="llmgate init\nllmgate keys add alice --credits 5\nllmgate report --since 30d --by user")(_root)
+    app.callback(epilog=EXAMPLES)(_root)
     return typer.main.get_command(app)
 
 

@@ -31,34 +31,41 @@ LONGEST_TERM = 30
 Pairs = list[tuple[str, str]]
 
 
-def page(command: Any, ctx: Any) -> str:
+def page(command: Any, ctx: Any, width: int | None = None) -> str:
     """The whole help of a command."""
-    width = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
-    blocks = [_about(command, width), f"{_bold('Usage:')} {_usage(command, ctx)}"]
-    blocks += [_section(title, pairs, width) for title, pairs in _lists(command, ctx) if pairs]
+    columns = width or room()
+    blocks = [paragraph(text, columns) for text in about(command)]
+    blocks.append(f"{heading('Usage:')} {usage(command, ctx)}")
+    blocks += [f"{heading(f'{title}:')}\n{pairs(listed, columns)}" for title, listed in lists(command, ctx) if listed]
     if command.epilog:
-        blocks.append("\n".join([_bold("Examples:"), *(f"  {line}" for line in command.epilog.splitlines())]))
+        blocks.append("\n".join([heading("Examples:"), *(f"  {line}" for line in command.epilog.splitlines())]))
     return "\n\n".join(blocks) + "\n"
+
+
+def room() -> int:
+    """How wide help is shown."""
+    return min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
 
 
 def summary(command: Any) -> str:
     """The first sentence of a command's help."""
-    return " ".join(inspect.cleandoc(command.help or "").split("\n\n")[0].split())
+    return " ".join(about(command)[0].split())
 
 
-def _about(command: Any, width: int) -> str:
-    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
-    return "\n\n".join(fill(" ".join(paragraph.split()), width) for paragraph in paragraphs)
+def about(command: Any) -> list[str]:
+    """What a command does, in paragraphs."""
+    return inspect.cleandoc(command.help or "").split("\n\n")
 
 
-def _usage(command: Any, ctx: Any) -> str:
+def usage(command: Any, ctx: Any) -> str:
+    """How a command is typed, on one line."""
     pieces = [_term(param) for param in command.params if param.param_type_name == "argument"]
     if hasattr(command, "commands"):
         pieces.append("COMMAND …" if hasattr(command, "sections") else "[COMMAND] …")
     return " ".join([ctx.command_path, "[OPTIONS]", *pieces])
 
 
-def _lists(command: Any, ctx: Any) -> Iterator[tuple[str, Pairs]]:
+def lists(command: Any, ctx: Any) -> Iterator[tuple[str, Pairs]]:
     """Every list of the page with its title: arguments, verbs, options by group."""
     params = [param for param in command.get_params(ctx) if not param.hidden]
     yield "Arguments", [(_term(param), _text(param)) for param in params if param.param_type_name == "argument"]
@@ -95,9 +102,14 @@ def _text(param: Any) -> str:
     return f"{text} [repeatable]" if getattr(param, "multiple", False) else text
 
 
-def _section(title: str, pairs: Pairs, width: int) -> str:
-    column = max((len(term) for term, _ in pairs if len(term) <= LONGEST_TERM), default=0) + 4
-    return "\n".join([_bold(f"{title}:"), *_lines(pairs, column, width)])
+def paragraph(text: str, width: int) -> str:
+    return fill(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False)
+
+
+def pairs(listed: Pairs, width: int) -> str:
+    """Terms, and beside each what it means."""
+    column = max((len(term) for term, _ in listed if len(term) <= LONGEST_TERM), default=0) + 4
+    return "\n".join(_lines(listed, column, width))
 
 
 def _lines(pairs: Iterable[tuple[str, str]], column: int, width: int) -> Iterator[str]:
@@ -109,5 +121,6 @@ def _lines(pairs: Iterable[tuple[str, str]], column: int, width: int) -> Iterato
         yield fill(text, width, initial_indent=start.ljust(column), subsequent_indent=" " * column) or start.rstrip()
 
 
-def _bold(text: str) -> str:
+def heading(text: str) -> str:
+    """Bold on a terminal."""
     return f"\x1b[1m{text}\x1b[0m" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
