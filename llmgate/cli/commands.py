@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from .. import __version__
 from .grammar import Noun
+
+if TYPE_CHECKING:
+    from .completion import Word
 
 
 class Entry(NamedTuple):
@@ -73,6 +76,18 @@ class Root(Noun):
     def sections(self) -> dict[str, list[tuple[str, str]]]:
         """What help lists."""
         return {title: [(entry.word, entry.summary) for entry in entries] for title, entries in COMMANDS.items()}
+
+    def words(self) -> list[Word]:
+        from .completion import Word
+
+        return [Word(entry.word, entry.summary) for entry in ENTRIES.values()]
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        if incomplete.startswith("-"):
+            return super(Noun, self).shell_complete(ctx, incomplete)
+        from .completion import fitting
+
+        return fitting(self.words(), incomplete)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super(Noun, self).parse_args(ctx, args)

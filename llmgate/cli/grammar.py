@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from textwrap import dedent
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -16,6 +16,9 @@ from . import manual
 from .session import Format, Session
 from .suggest import unknown
 from .typed import read_values, refused, too_many
+
+if TYPE_CHECKING:
+    from . import completion
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -93,7 +96,12 @@ class _Parsed:
     """What commands and nouns have in common: the help, the reading of values, and how a wrong line is refused."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return read_values(super().get_params(ctx))  # type: ignore[misc]
+        params = read_values(super().get_params(ctx))  # type: ignore[misc]
+        if not ctx.resilient_parsing:
+            return params
+        from . import completion  # nobody else asks what could be typed
+
+        return completion.attached(params)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write(manual.page(self, ctx))
@@ -136,6 +144,8 @@ class Noun(_Parsed, TyperGroup):
         if at > len(args):
             return args  # the value of the last option is missing: it isn't the verb
         rest, bare = args[at:], self.list_commands(ctx)[0]
+        if not rest and ctx.resilient_parsing:  # a shell asks what could come next: also another verb
+            return args
         if rest and rest[0] in ctx.help_option_names:
             return args
         if (
@@ -145,6 +155,22 @@ class Noun(_Parsed, TyperGroup):
         ):
             return args
         return [*args[:at], bare, *rest]
+
+    def words(self) -> list[completion.Word]:
+        """The verbs, with what each does."""
+        from .completion import Word
+
+        return [Word(name, manual.summary(command)) for name, command in self.commands.items()]
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """The verbs, and what may stand behind the first of them, which needn't be said."""
+        from .completion import fitting
+
+        name, first = next(iter(self.commands.items()))
+        bare = first.make_context(name, [], parent=ctx, resilient_parsing=True)
+        takes = [param for param in first.get_params(bare) if param.param_type_name == "argument"]
+        what = first if incomplete.startswith("-") or not takes else takes[0]
+        return [*fitting(self.words(), incomplete), *what.shell_complete(bare, incomplete)]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]

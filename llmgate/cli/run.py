@@ -60,7 +60,9 @@ def _execute(args: list[str]) -> int:
     _check_text(args)
     root, session = application(), Session()
     if COMPLETING in os.environ:
-        root.main(args, prog_name=PROGRAM)
+        from . import completion  # nobody else asks what could be typed
+
+        completion.answer(root, args, PROGRAM)
     try:
         with root.make_context(PROGRAM, args, obj=session) as ctx:
             root.invoke(ctx)

@@ -89,7 +89,7 @@ class Cli:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
         )
         os.close(theirs)
-        out = _converse(ours, dict(answers or {}))
+        out = converse(ours, dict(answers or {}))
         os.close(ours)
         assert process.wait(30) == code, out
         return Ran(code, out, "")
@@ -99,7 +99,8 @@ class Cli:
         return self(*args, "--json").json
 
 
-def _converse(terminal: int, answers: dict[str, str]) -> str:
+def converse(terminal: int, answers: dict[str, str]) -> str:
+    """Type each answer once its prompt was seen, until the other end is closed; returns all that was seen."""
     seen, end = "", time.monotonic() + 30
     while time.monotonic() < end:
         if not select.select([terminal], [], [], 0.1)[0]:
