@@ -5,6 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 JOBS   ?= 2
+PAGES  := README.md docs/cli.md docs/llmgate.1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format cover bench chaos docs serve clean
@@ -23,7 +24,7 @@ lint: $(READY) ## Check style, types, the floors and the generated parts of the 
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/cog -P -I docs --check README.md
+	@$(BIN)/cog -P -I docs --check $(PAGES)
 
 format: $(READY) ## Put the code into its form
 	@$(BIN)/ruff check --fix .
@@ -39,7 +40,7 @@ chaos: $(READY) ## Break the world for some minutes: kills, locks, full disks; a
 	@$(BIN)/python -m bench.chaos
 
 docs: $(READY) ## Run the commands that the docs show, and write what they print into them
-	@$(BIN)/cog -P -I docs -r README.md
+	@$(BIN)/cog -P -I docs -r $(PAGES)
 
 serve: $(READY) ## Start the gateway with the config that is found here
 	@$(BIN)/llmgate serve

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,3 +100,18 @@ def test_a_shell_can_complete_words(cli: Cli) -> None:
 
 def test_application_is_made_anew_each_time() -> None:
     assert application() is not application()
+
+
+MAN = Path(__file__).parents[2] / "docs" / "llmgate.1"
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="there is no groff")
+def test_the_man_page_is_written_well() -> None:
+    done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z", MAN], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_the_man_page_has_every_command() -> None:
+    text = MAN.read_text()
+    for path in ALL:
+        assert f".SS llmgate {path}".replace("-", "\\-") in text, "`make docs` writes it anew"
