@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 JOBS   ?= 2
-PAGES  := README.md docs/cli.md docs/llmgate.1
+PAGES  := README.md docs/cli.md docs/json.md docs/llmgate.1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format cover bench chaos docs serve clean

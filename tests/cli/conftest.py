@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from . import books
+from . import books, prepared
 
 PROGRAM = (sys.executable, "-m", "llmgate")
 
@@ -139,3 +139,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reader(tmp_path: Path, filled: Path) -> Cli:
     """Runs on `filled`."""
     return Cli(tmp_path, LLMGATE_DB=str(filled))
+
+
+@pytest.fixture(scope="session")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every example works, to be copied."""
+    return prepared.prepare(tmp_path_factory.mktemp("ready"))

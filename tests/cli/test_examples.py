@@ -15,7 +15,7 @@ from llmgate.cli.commands import ENTRIES, EXAMPLES, load
 from llmgate.cli.help import TOPICS, topic
 
 from .conftest import PROGRAM, Cli, converse
-from .prepared import NEXT_YEAR, prepare
+from .prepared import NEXT_YEAR
 
 ENDLESS = "goes on until it is told to stop"
 NOT_RUN = {
@@ -50,11 +50,6 @@ def examples() -> Iterator[str]:
     for name in TOPICS:
         for block in topic(name).blocks:
             yield from block.text.splitlines() if block.kind == "sh" else ()
-
-
-@pytest.fixture(scope="session")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(tmp_path_factory.mktemp("ready"))
 
 
 @pytest.fixture
