@@ -39,8 +39,9 @@ bench: $(READY) ## Measure requests per second beside a bare pass-through
 chaos: $(READY) ## Break the world for some minutes: kills, locks, full disks; and see that the money holds
 	@$(BIN)/python -m bench.chaos
 
-docs: $(READY) ## Run the commands that the docs show, and write what they print into them
+docs: $(READY) ## Write anew what is made of the program: parts of the docs, the man page, the screens in tests
 	@$(BIN)/cog -P -I docs -r $(PAGES)
+	@$(BIN)/pytest -q --snapshot-update tests/cli/test_screens.py
 
 serve: $(READY) ## Start the gateway with the config that is found here
 	@$(BIN)/llmgate serve

@@ -97,7 +97,7 @@ def _fill(book: Book) -> None:
         for number in range(20):
             ledger.add(tx, "alice", 10_000_000, ref=f"paid-{number}", note="by transfer")
         ledger.add(tx, "alice", 1_000_000_000, expires_ms=tx.now_ms + LATER)
-        limits.hang(tx, "alice", ["60 requests/minute", "$50/month"])
+        limits.hang(tx, "alice", ["60 requests/minute", "$50 total"])
         limits.hang(tx, f"key:{KEY_OF_BOB}", ["5 concurrent"])
         charge, bill = Price(input=2_500_000_000, output=10_000_000_000), Price(input=2_000_000_000)
         prices.put(tx, {(Kind.CHARGE, "", "gpt-4o"): charge, (Kind.COST, "azure", "gpt-4o"): bill}, None)

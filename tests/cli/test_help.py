@@ -29,10 +29,15 @@ def commands() -> Iterator[tuple[str, Any]]:
 ALL = dict(commands())
 
 
+def context(path: str, command: Any) -> Any:
+    """What help is shown in."""
+    return command.make_context(f"llmgate {path}".strip(), ["--"], resilient_parsing=True)
+
+
 @pytest.mark.parametrize("path", ALL)
 def test_every_command_is_explained(path: str) -> None:
     command = ALL[path]
-    with command.make_context(f"llmgate {path}", ["--"], resilient_parsing=True) as ctx:
+    with context(path, command) as ctx:
         text = page(command, ctx)
     lines = text.splitlines()
     assert summary(command).endswith((".", ")")), "the first line is a sentence"
