@@ -40,7 +40,7 @@ from .db import Database, Tx, translated
 from .holds import ROLLUP_KEY, ROLLUP_SUMS
 from .limits import ZONES_MS
 
-STEP = 2000
+STEP = 5000
 """Rows that are folded at a time: a day of an account that has more is folded in several steps."""
 
 HELD_S = 0.1
@@ -71,6 +71,10 @@ def kept_from(tx: Tx) -> str:
     moments = [tx.now_ms] if oldest["placed_ms"] is None else [tx.now_ms, oldest["placed_ms"]]
     begun = (span(window, ms, tx.zone).start_ms for window in (Window.WEEK, Window.MONTH) for ms in moments)
     return min(day_of(min(begun), tx.zone), *([oldest["day"]] if oldest["day"] is not None else ()), "9")
+
+
+def too_recent(kept: str) -> Refusal:
+    return Refusal(f"limits that still run may need the requests from {kept} on as they are: name a day up to {kept}")
 
 
 def ahead(tx: Tx, before: str) -> Sums:
