@@ -29,8 +29,11 @@ def listing(
     empty: str,
     zone: ZoneInfo | None = None,
     total: Row | None = None,
-) -> None:
-    """Write rows in the format that was asked for. `total` ends a table; `empty` is said where there is no row."""
+) -> int:
+    """Write rows in the format that was asked for. `total` ends a table; `empty` is said where there is no row.
+
+    Returns how many there were.
+    """
     wanted = session(ctx).wanted
     counted = _Counted(rows)
     if wanted is Format.TABLE:
@@ -39,6 +42,7 @@ def listing(
         _STREAMS[wanted](columns, counted, zone)
     if not counted.number:
         note(empty)
+    return counted.number
 
 
 def following(ctx: typer.Context, columns: Sequence[Column], rows: Iterable[Row], *, zone: ZoneInfo | None) -> None:

@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from .. import clock
 from ..errors import UsageError
+from ..store import reports
 from ..store import usage as store
 from ..store.db import Database
 from ..store.db import Row as StoreRow
@@ -32,7 +34,7 @@ from .options import (
     period,
 )
 from .output import following, listing
-from .session import Format, session
+from .session import Format, note, session
 
 app = alone()
 
@@ -136,7 +138,27 @@ def usage(
             return
         newest = last or (NEWEST if on_terminal else None)
         rows = map(as_row, _rows(db, filters, newest))
-        listing(ctx, COLUMNS, rows, empty="no request that fits", zone=db.zone)
+        number = listing(ctx, COLUMNS, rows, empty="no request that fits", zone=db.zone)
+        if newest is None or number < newest:
+            tell_pruned(db, filters)
+
+
+def tell_pruned(db: Database, filters: dict[str, Any]) -> None:
+    """Say how many requests would have passed that are no longer there one by one. Of pruned ones only whole days are
+    known, and neither how they ended nor their tags.
+    """
+    days = {
+        name: clock.day_of(filters[of] + shift, db.zone) if filters.get(of) is not None else None
+        for name, of, shift in (("since", "since_ms", 0), ("until", "until_ms", -1))
+    }
+    with db.read() as tx:
+        number = reports.pruned(tx, {name: filters.get(name) for name in WHOSE} | days)
+    if number:
+        were = "1 request of this time was" if number == 1 else f"{number:,} requests of this time were"
+        note(f"{were} pruned, and {'is' if number == 1 else 'are'} not listed: `llmgate report` has the sums")
+
+
+WHOSE = ("user", "team", "key", "model", "upstream", "plan")
 
 
 def _rows(db: Database, filters: dict[str, Any], newest: int | None) -> Iterator[StoreRow]:

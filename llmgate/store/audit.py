@@ -10,12 +10,19 @@ import msgspec
 from .db import Row, Tx
 
 
-def record(tx: Tx, action: str, target: str, *, before: Any = None, after: Any = None) -> None:
-    """One admin act. `before` and `after` are what changed of the target, never a key or a secret."""
-    tx.execute(
+def record(tx: Tx, action: str, target: str, *, before: Any = None, after: Any = None) -> int:
+    """One admin act. `before` and `after` are what changed of the target, never a key or a secret. Returns its id."""
+    cursor = tx.execute(
         "INSERT INTO audit (time_ms, actor, action, target, before, after) VALUES (?, ?, ?, ?, ?, ?)",
         (tx.now_ms, tx.actor, action, target, _json(before), _json(after)),
     )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def amend(tx: Tx, act: int, after: Any) -> None:
+    """An act that takes many transactions has come further: each of them says how far."""
+    tx.execute("UPDATE audit SET after = ? WHERE id = ?", (_json(after), act))
 
 
 def _json(value: Any) -> str | None:

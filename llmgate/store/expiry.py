@@ -7,10 +7,12 @@ Credits that expire form one lot per entry that granted them; all others are one
 2. What comes in pays debt first.
 3. A charge counts at the moment its request was placed: that is when the credit was set aside for it. It goes before
    an entry of a later millisecond, and after one of the same.
-4. An entry that has a lot as its `cause` (an expiry; the closing of pruned charges) uses up that lot, then as rule 1.
+4. An entry that has a lot as its `cause` (an expiry) uses up that lot, then as rule 1.
 5. A reversal of a grant uses up that grant's lot first. A reversal of something spent gives it back to where it came
    from, as long as that has neither expired nor been reversed; else to the pool. Refunds, what a transfer brought and
    reversed expiries go to the pool: they don't expire (any more).
+6. A closing entry is no step of its own: it is charges, at the moment when they were made. So pruning changes nothing
+   here, as long as no closing entry stands for charges on both sides of an entry or of an expiry (`store.prune`).
 
 Invariants: lots and pool are never negative; while there is debt they are all 0; lots + pool - debt = balance, at every
 step and whatever is put in (even an expiry of more than its lot has left, which charges that were corrected after the

@@ -11,6 +11,8 @@ Invariants:
   so that it happens once however many ask. It never takes what is held, so never more than there is. What the requests
   leave over expires later, so that one grant may expire in several entries.
 - A row's refunds, less those that were reversed, never exceed its charge.
+- A `closing` entry is the charges of pruned rows in another form. It counts like them: at the moment they were made
+  (`charged_ms`), not at the one it was written, so that every balance of the past and every expiry stay as they were.
 """
 
 from __future__ import annotations
@@ -47,9 +49,13 @@ LOOK_AGAIN_MS = 10_000
 
 
 def entry_hash(before: bytes, fields: dict[str, Any]) -> bytes:
-    """SHA-256 over the hash before and the entry's content in a fixed order; a cause where there is one, at its end."""
-    cause = (fields["cause"],) if fields["cause"] is not None else ()
-    content = msgspec.json.encode([*(fields[name] for name in _HASHED), *cause])
+    """SHA-256 over the hash before and the entry's content in a fixed order. What only later versions knew stands at
+    its end, as far as there is something.
+    """
+    later = [fields["cause"], fields["charged_ms"]]
+    while later and later[-1] is None:
+        later.pop()
+    content = msgspec.json.encode([*(fields[name] for name in _HASHED), *later])
     return hashlib.sha256(before + content).digest()
 
 
@@ -65,6 +71,7 @@ def append(
     usage_id: int | None = None,
     cause: int | None = None,
     expires_ms: int | None = None,
+    charged_ms: int | None = None,
 ) -> int:
     """Write one entry and move the cached balance with it. Returns the entry's id. Raises Refusal for an amount that
     the balance can't hold.
@@ -86,6 +93,7 @@ def append(
         "cause": cause,
         "expires_ms": expires_ms,
         "created_ms": tx.now_ms,
+        "charged_ms": charged_ms,
     }
     fields["hash"] = entry_hash(last["hash"] if last else b"", fields)
     tx.execute(
@@ -285,9 +293,11 @@ def _charged_row(tx: Tx, usage: str) -> Row:
         return row
     if tx.one("SELECT 1 FROM holds WHERE id = ? OR request_id = ?", number, usage):
         raise Refusal(f"request {usage} is still in flight: refund it when it has ended", code="conflict")
+    last_day = tx.value("SELECT max(day) FROM pruned")
+    pruned = f"; those up to {last_day} were pruned, `llmgate credits add` gives back what one was charged"
     raise Refusal(
-        f"there is no usage row {usage!r}: `llmgate usage --json` shows each one's `id` and `request_id`; "
-        "for one that was pruned, `llmgate credits add` gives the amount back",
+        f"there is no usage row {usage!r}: `llmgate usage --json` shows each one's `id` and `request_id`"
+        f"{pruned if last_day else ''}",
         code="not_found",
     )
 
@@ -420,19 +430,29 @@ def lots(tx: Tx, account_id: int) -> list[Lot]:
 
 
 def purse(tx: Tx, account_id: int, *, with_holds: bool = False) -> Purse:
-    """The credits of an account by when they expire, from first facts: entries and charges.
+    """The credits of an account by when they expire, from first facts: entries and charges. Closing entries count as
+    charges.
 
     `with_holds`: as if each request in flight were charged all that it holds.
     """
-    entries = tx.execute("SELECT * FROM entries WHERE account_id = ? ORDER BY id", (account_id,)).fetchall()
+    entries = tx.execute(
+        "SELECT * FROM entries WHERE account_id = ? AND kind <> 'closing' ORDER BY id", (account_id,)
+    ).fetchall()
     sql = "SELECT placed_ms, amount_nano FROM holds WHERE account_id = ?"
     holds = tx.execute(sql, (account_id,)).fetchall() if with_holds else []
 
     def charged(since_ms: int, until_ms: int | None) -> int:
         end_ms = MAX_NANO if until_ms is None else until_ms
+        span = account_id, since_ms, end_ms
         settled: int = tx.value(
-            "SELECT coalesce(sum(charge_nano), 0) FROM usage WHERE account_id = ? AND time_ms >= ? AND time_ms < ?",
-            *(account_id, since_ms, end_ms),
+            """
+            SELECT coalesce((
+              SELECT sum(charge_nano) FROM usage WHERE account_id = ? AND time_ms >= ? AND time_ms < ?
+            ), 0) - coalesce((
+              SELECT sum(amount_nano) FROM entries WHERE account_id = ? AND charged_ms >= ? AND charged_ms < ?
+            ), 0)
+            """,
+            *(*span, *span),
         )
         held: int = sum(hold["amount_nano"] for hold in holds if since_ms <= hold["placed_ms"] < end_ms)
         return settled + held
@@ -519,16 +539,22 @@ def history(tx: Tx, account_id: int) -> list[Row]:
     account of a transfer.
 
     A request counts from the moment it was placed, so that one in flight changes the balances after it when it ends.
+    Closing entries are among the charges, like the requests that they stand for: what this says is the same before and
+    after these were pruned.
     """
     return tx.execute(
         """
         WITH dated AS (
-          SELECT *, coalesce(max(created_ms) OVER before, 0) AS since_ms FROM entries WHERE account_id = :account_id
+          SELECT *, coalesce(max(created_ms) OVER before, 0) AS since_ms FROM entries
+          WHERE account_id = :account_id AND kind <> 'closing'
           WINDOW before AS (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
         ), charged AS (
           SELECT *, coalesce((
             SELECT sum(charge_nano) FROM usage g
             WHERE g.account_id = :account_id AND g.time_ms >= d.since_ms AND g.time_ms < d.created_ms
+          ), 0) - coalesce((
+            SELECT sum(amount_nano) FROM entries e
+            WHERE e.account_id = :account_id AND e.charged_ms >= d.since_ms AND e.charged_ms < d.created_ms
           ), 0) AS charged_nano
           FROM dated d
         )

@@ -255,7 +255,8 @@ _SUMS_OF_ROWS = _SUMS | {Unit.REQUESTS: "1"}
 def _used(tx: Tx, limit: Limit, subject: Subject, window: Span) -> int:
     """What settled requests have used of a limit in a window.
 
-    Windows of whole days, for every model, are summed from the roll-ups, which are the sums of the same rows.
+    Windows of whole days, for every model, are summed from the roll-ups, which are the sums of the same rows. Rows that
+    were pruned count in windows of whole days, by the sums that stand in their place; a shorter one never has any.
     """
     if limit.unit is Unit.CONCURRENT:
         return 0
@@ -273,8 +274,17 @@ def _used(tx: Tx, limit: Limit, subject: Subject, window: Span) -> int:
     sums = tx.execute(
         f"SELECT model, upstream, upstream_model, names, sum({_SUMS_OF_ROWS[limit.unit]}) AS used FROM usage "
         f"WHERE {whose} = :id AND time_ms >= :first_ms AND time_ms < :end_ms AND day BETWEEN :first AND :last "
-        "GROUP BY model, upstream, upstream_model, names",
-        {"id": _typed(subject), "first_ms": first_ms, "end_ms": end_ms, "first": first, "last": last},
+        "GROUP BY model, upstream, upstream_model, names UNION ALL "
+        f"SELECT model, upstream, upstream_model, names, {_SUMS[limit.unit]} FROM pruned "
+        f"WHERE {whose} = :id AND day BETWEEN :first AND :last AND :days",
+        {
+            "id": _typed(subject),
+            "first_ms": first_ms,
+            "end_ms": end_ms,
+            "first": first,
+            "last": last,
+            "days": bool(days),
+        },
     )
     return sum(row["used"] for row in sums if limit.means(names_of(row)))
 

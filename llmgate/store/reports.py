@@ -98,9 +98,9 @@ def of_rows(by: Sequence[str], filters: dict[str, Any]) -> bool:
 
 
 def pruned(tx: Tx, filters: dict[str, Any]) -> int:
-    """How many requests that pass are only known to roll-ups any more: a report that reads rows doesn't see them."""
+    """How many requests that pass are only known by their sums any more: who reads rows doesn't see them."""
     known = {name: value for name, value in _wanted(filters).items() if name not in OF_ROWS}
-    sql = f"SELECT coalesce(sum(r.requests), 0) {_from(tx, 'rollups', ())} {_where(known, False)} AND r.sealed"
+    sql = f"SELECT coalesce(sum(r.requests), 0) {_from(tx, 'pruned', ())} {_where(known, False)}"
     number: int = tx.execute(sql, known).fetchone()[0]
     return number
 

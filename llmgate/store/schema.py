@@ -14,7 +14,7 @@ from ..types import METERS
 if TYPE_CHECKING:
     from sqlite_utils.db import Database as SqliteUtils
 
-VERSION = 3
+VERSION = 4
 """How many migrations there are: `PRAGMA user_version` of an up-to-date database."""
 
 _METERS = "".join(f"  {name} INTEGER NOT NULL DEFAULT 0,\n" for name in METERS)
@@ -382,7 +382,46 @@ def third(db: SqliteUtils) -> None:
     _run(db, _THIRD)
 
 
-MIGRATIONS = (first, second, third)
+_FOURTH = f"""
+-- What pruned usage rows came to, per day and whom and what: facts that stand in their place. `rollups` sums up both,
+-- so that none of them is ever sealed. Limits that mean some models only need all the names.
+CREATE TABLE pruned (
+  day TEXT NOT NULL,
+  account_id INTEGER NOT NULL REFERENCES accounts (id),
+  user_id INTEGER NOT NULL REFERENCES users (id),
+  team_id INTEGER NOT NULL, -- 0: none
+  key_id TEXT NOT NULL REFERENCES keys (id),
+  plan TEXT NOT NULL,       -- '': none
+  model TEXT NOT NULL,
+  upstream TEXT NOT NULL,
+  upstream_model TEXT NOT NULL,
+  names TEXT,               -- as on the rows
+  requests INTEGER NOT NULL,
+  errors INTEGER NOT NULL,
+{_METERS}
+  cost_nano INTEGER NOT NULL,
+  charge_nano INTEGER NOT NULL,
+  wasted_nano INTEGER NOT NULL
+) STRICT;
+CREATE INDEX pruned_by_user ON pruned (user_id, day);
+CREATE INDEX pruned_by_day ON pruned (day);
+CREATE TRIGGER pruned_is_not_edited BEFORE UPDATE ON pruned
+BEGIN SELECT RAISE(ABORT, 'what was pruned is never edited'); END;
+CREATE TRIGGER pruned_is_not_deleted BEFORE DELETE ON pruned
+BEGIN SELECT RAISE(ABORT, 'what was pruned is never deleted'); END;
+
+-- Of a closing entry: when the charges were made that it stands for. Which credits they used follows from that.
+ALTER TABLE entries ADD COLUMN charged_ms INTEGER;
+CREATE INDEX entries_by_charge ON entries (account_id, charged_ms, amount_nano) WHERE charged_ms IS NOT NULL;
+"""
+
+
+def fourth(db: SqliteUtils) -> None:
+    """Usage rows that are pruned."""
+    _run(db, _FOURTH)
+
+
+MIGRATIONS = (first, second, third, fourth)
 
 
 def apply(conn: sqlite3.Connection) -> None:

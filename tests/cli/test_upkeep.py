@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sqlite3
 import tomllib
 
@@ -189,8 +190,99 @@ def test_db_stats(reader: Cli) -> None:
     assert (found["schema"], found["zone"]) == (schema.VERSION, "UTC")
     assert (found["rows"]["usage"], found["rows"]["users"], found["rows"]["holds"]) == (5, 2, 0)
     assert not any(name.startswith(("_", "sqlite_")) for name in found["rows"])
-    assert "holds=0" in reader("db", "stats").out
-    assert "usage=5" in plain(reader.terminal("db", "stats").out)
+    assert found["bytes"].keys() == found["rows"].keys()
+    assert 0 < sum(found["bytes"].values()) <= found["size_bytes"]
+    assert re.search(r"\nusage +5 +[0-9,]+\n", reader("db", "stats").out)
+    shown = reader.terminal("db", "stats")
+    assert re.search(r"\n *usage +5 +[0-9,]+ *\n", plain(shown.out))
+    assert "nothing is older than 400 days" in shown.out
+    assert len(list(csv.DictReader(io.StringIO(reader("db", "stats", "--format", "csv").out)))) == 1
+
+
+def test_db_stats_tells_growth_and_when_to_prune(cli: Cli) -> None:
+    requests = [books.Request(ago_ms=days * books.DAY_MS) for days in (0, 1, 1, 2, 500, 410)]
+    books.fill_with(cli.folder / "llmgate.db", requests)
+    found = cli.data("db", "stats")
+    assert found["requests_per_day"] == 1, "3 in the last 30 whole days"
+    assert found["bytes_in_90_days"] == found["size_bytes"] + max(0, 90 * found["bytes_per_day"] - found["free_bytes"])
+    assert (found["prunable_requests"], found["prunable_bytes"] > 0) == (2, True)
+    told = cli("db", "stats").err
+    assert "`llmgate db prune --before 400d` sums up 2 requests" in told
+    cli("db", "prune", "--before", "400d", "--yes")
+    after = cli.data("db", "stats")
+    assert (after["prunable_requests"], after["pruned_requests"], after["rows"]["usage"]) == (0, 2, 4)
+    assert after["oldest_day"] > found["oldest_day"]
+
+
+# ── prune ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def aged(cli: Cli) -> Cli:
+    """alice's five requests, of which three are older than 400 days."""
+    requests = [books.Request(ago_ms=days * books.DAY_MS, tags=(("job", "1"),)) for days in (1, 2, 500, 500, 410)]
+    books.fill_with(cli.folder / "llmgate.db", requests)
+    return cli
+
+
+FIGURES = (["report", "--since", "600d", "--by", "day", "--by", "user", "--by", "model"], ["credits"], ["limits"])
+
+
+def test_prune_changes_no_figure(aged: Cli) -> None:
+    before = [aged.data(*words) for words in FIGURES]
+    assert len(before[0]) == 4
+    done = aged("db", "prune", "--before", "400d", "--yes")
+    assert "summed up 3 requests of" in done.err
+    assert "charged $0.006" in done.err
+    assert [aged.data(*words) for words in FIGURES] == before
+    aged("verify")
+    assert len(aged.data("usage")) == 2
+    assert "nothing to prune" in aged("db", "prune", "--before", "400d").err
+    (act,) = [act for act in aged.data("audit") if act["action"] == "db.prune"]
+    assert (act["after"]["requests"], act["after"]["charge_usd"]) == (3, "0.006")
+
+
+def test_a_dry_run_changes_nothing(aged: Cli) -> None:
+    found = aged("db", "prune", "--before", "400d", "--dry-run", "--json").json
+    assert (found["requests"], found["charge_usd"], found["days"], found["accounts"]) == (3, "0.006", 2, 1)
+    assert found["dry_run"] is True
+    assert len(aged.data("usage")) == 5
+    assert "would sum up 3 requests" in aged("db", "prune", "--before", "400d", "--dry-run").err
+    gone = aged("db", "prune", "--before", "400d", "--json", "--yes", "--vacuum").json
+    moving = ("size_bytes", "free_bytes", "dry_run")
+    assert {name: value for name, value in gone.items() if name not in moving} == {
+        name: value for name, value in found.items() if name not in moving
+    }
+    assert (gone["free_bytes"], gone["dry_run"]) == (0, False)
+
+
+def test_prune_asks_first(aged: Cli) -> None:
+    assert "add --yes" in aged("db", "prune", "--before", "400d", code=2).err
+    shown = aged.terminal("db", "prune", "--before", "400d", answers={"[y/N]": "n\n"}, code=1)
+    assert "nothing was changed" in shown.out
+    assert len(aged.data("usage")) == 5
+    aged.terminal("db", "prune", "--before", "400d", answers={"[y/N]": "y\n"})
+    assert len(aged.data("usage")) == 2
+
+
+@pytest.mark.parametrize(("when", "code", "told"), [("0d", 1, "limits that still run"), ("soon", 2, "no time")])
+def test_prune_refuses(aged: Cli, when: str, code: int, told: str) -> None:
+    assert told in aged("db", "prune", "--before", when, "--yes", code=code).err
+    assert len(aged.data("usage")) == 5
+
+
+def test_what_is_gone_is_told(aged: Cli) -> None:
+    aged("db", "prune", "--before", "400d", "--yes")
+    for words in (["usage"], ["export", "usage"], ["usage", "--since", "450d", "--user", "alice"]):
+        told = aged(*words).err
+        assert f"{1 if '--since' in words else 3} request" in told
+        assert "pruned" in told
+    for words in (["usage", "--since", "30d"], ["usage", "--last", "1"], ["export", "usage", "--since", "30d"]):
+        assert "pruned" not in aged(*words).err
+    assert "were pruned: their tags" in aged("report", "--by", "tag", "--since", "600d").err
+    refused = aged("credits", "refund", "1", code=1).err
+    assert "were pruned" in refused
+    assert "credits add" in refused
 
 
 def test_db_backup(cli: Cli) -> None:

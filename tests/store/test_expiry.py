@@ -700,13 +700,13 @@ def test_what_was_taken_by_mistake_comes_back_as_it_was(book: Book, key: str) ->
 
 
 def test_the_charges_of_pruned_rows_use_up_the_credits_that_they_had_used(book: Book, key: str) -> None:
-    """A closing entry has the lot that the charges came from as its cause; it comes later than they did."""
+    """A closing entry is written later than they were, and counts at their moment."""
     at(book, 100, ledger.add, "alice", 50, expires_ms=1000)
     at(book, 100, ledger.add, "alice", 100)
     use(book, key, 20, 500)
     expire(book, 1000)
     book.tamper("DELETE FROM usage", "DELETE FROM rollups", "UPDATE accounts SET balance_nano = balance_nano + 20")
-    at(book, 2000, ledger.append, 1, "closing", -20, cause=1)
+    at(book, 2000, ledger.append, 1, "closing", -20, charged_ms=500)
     assert (lots(book), book.money("alice")) == ([], (100, 0))
     with pytest.raises(Refusal, match="stands for the charges"), book.write(2100) as tx:
         ledger.reverse(tx, 4)

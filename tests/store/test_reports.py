@@ -304,7 +304,13 @@ def test_what_was_pruned_is_told(book: Book) -> None:
     book.use(key, Meters(input=1, calls=1), day="2026-11-19")
     book.use(key, Meters(input=1, calls=1), day="2026-11-20")
     assert reports.pruned(book.tx, {}) == 0
-    book.tamper("DELETE FROM usage WHERE day = '2026-11-19'", "UPDATE rollups SET sealed = 1 WHERE day = '2026-11-19'")
+    book.tamper(
+        "INSERT INTO pruned (day, account_id, user_id, team_id, key_id, plan, model, upstream, upstream_model, "
+        "requests, errors, cost_nano, charge_nano, wasted_nano) "
+        "SELECT day, account_id, user_id, team_id, key_id, plan, model, upstream, model, "
+        "requests, errors, cost_nano, charge_nano, wasted_nano FROM rollups WHERE day = '2026-11-19'",
+        "DELETE FROM usage WHERE day = '2026-11-19'",
+    )
     assert found(book, ["day"])[0]["requests"] == 1
     assert found(book, ["hour"])[0]["hour"] == instant("2026-11-20", 12)
     assert reports.pruned(book.tx, {"tag": '["a=b"]'}) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tracemalloc
 from itertools import islice
 
@@ -280,14 +281,54 @@ def test_a_counter_that_differs_is_found(book: Book, column: str, stored: int, e
     assert found(book) == [(f"limits {column}", "user 1 9 requests total", str(stored), str(expected), True)]
 
 
-def test_a_sealed_rollup_is_a_fact(kept: Book) -> None:
-    """Its rows were pruned, and a closing entry stands for their charges."""
-    kept.tamper("DELETE FROM usage_tags", "DELETE FROM usage WHERE id = 2")
-    kept.tamper("UPDATE rollups SET sealed = 1 WHERE upstream = 'azure'")
+PRUNED = """
+INSERT INTO pruned (day, account_id, user_id, team_id, key_id, plan, model, upstream, upstream_model, requests, errors,
+  input, calls, cost_nano, charge_nano, wasted_nano)
+SELECT day, account_id, user_id, coalesce(team_id, 0), key_id, coalesce(plan, ''), model, upstream, upstream_model,
+  1, 0, input, calls, cost_nano, charge_nano, wasted_nano FROM usage WHERE id = 2
+"""
+
+
+@pytest.fixture
+def pruned(kept: Book) -> Book:
+    """The same, less usage 2."""
+    kept.tamper(PRUNED, "DELETE FROM usage_tags", "DELETE FROM usage WHERE id = 2")
     with kept.write() as tx:
-        ledger.append(tx, 2, "closing", -15)
+        ledger.append(tx, 2, "closing", -15, charged_ms=1)
         tx.execute("UPDATE accounts SET balance_nano = balance_nano + 15 WHERE id = 2")
     assert found(kept) == []
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("statements", "expected"),
+    [
+        (
+            [EDITED, "UPDATE entries SET amount_nano = -14, hash = x'00' WHERE kind = 'closing'"],
+            {("closings", False), ("balance", True), ("entries", False)},
+        ),
+        (
+            ["DROP TRIGGER pruned_is_not_edited", "UPDATE pruned SET charge_nano = 14"],
+            {("closings", False), ("rollups", True)},
+        ),
+        (["DROP TRIGGER pruned_is_not_edited", "UPDATE pruned SET input = input + 1"], {("rollups", True)}),
+        (["UPDATE rollups SET requests = 2 WHERE upstream = 'azure'"], {("rollups", True)}),
+        (["DELETE FROM rollups WHERE upstream = 'azure'"], {("rollups", True)}),
+        (
+            [EDITED, "UPDATE entries SET charged_ms = NULL"],
+            {("causes", False), ("entries", False), ("closings", False)},
+        ),
+    ],
+)
+def test_what_was_pruned_is_a_fact(pruned: Book, statements: list[str], expected: set[tuple[str, bool]]) -> None:
+    pruned.tamper(*statements)
+    assert {(one.check, one.derived) for one in pruned.findings()} == expected
+
+
+@pytest.mark.parametrize("statement", ["UPDATE pruned SET requests = 2", "DELETE FROM pruned"])
+def test_what_was_pruned_is_not_edited_by_mistake(pruned: Book, statement: str) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="what was pruned is never"):
+        pruned.db.conn.execute(statement)
 
 
 def test_what_is_derived_and_what_is_a_fact(kept: Book) -> None:

@@ -12,20 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmgate.money import dollars
-from llmgate.store import ledger, limits
+from llmgate.store import ledger, limits, prune
 from llmgate.store.verify import Repaired, repair
 from llmgate.types import Meters, Status
 
 from ..books import DAY, Book
 
-FACTS = ("entries", "usage", "usage_tags", "attempts", "holds", "prices", "keys", "users", "teams", "limits", "workers")
+FACTS = (
+    *("entries", "usage", "usage_tags", "attempts", "pruned", "holds", "prices", "keys", "users", "teams", "limits"),
+    "workers",
+)
 
 
 def facts(book: Book) -> dict[str, Any]:
     """Everything that is no derived figure."""
     found: dict[str, Any] = {table: book.rows(f"SELECT * FROM {table} ORDER BY 1, 2") for table in FACTS}
     found["accounts"] = book.rows("SELECT id, kind, billing, billing_source FROM accounts")
-    found["sealed"] = book.rows("SELECT * FROM rollups WHERE sealed ORDER BY day, model")
     return found
 
 
@@ -43,7 +45,7 @@ def mend(book: Book) -> list[Repaired]:
 
 @pytest.fixture
 def kept(book: Book) -> Book:
-    """alice, with limits, two rows and a hold; bob of the team ops, with a row and a sealed roll-up of another day."""
+    """alice, with limits, two rows and a hold; bob of the team ops, with a row and a pruned one of another day."""
     book.team("ops", credits=500)
     alice = book.user("alice", credits=1000)
     bob = book.user("bob", team="ops")
@@ -52,12 +54,11 @@ def kept(book: Book) -> Book:
     book.use(alice, Meters(input=10, output=5, calls=1))
     book.use(alice, Meters(input=3, calls=1), upstream="azure")
     book.use(bob, Meters(input=8, calls=1), status=Status.ERROR)
+    book.use(bob, Meters(input=70, calls=1), day="2025-01-01")
     book.place(alice)
-    book.db.conn.execute(
-        "INSERT INTO rollups (day, account_id, user_id, team_id, key_id, plan, model, upstream, requests, errors, "
-        "cost_nano, charge_nano, sealed) SELECT '2025-01-01', account_id, user_id, team_id, key_id, plan, model, "
-        "upstream, 7, 0, 70, 70, 1 FROM rollups WHERE team_id <> 0"
-    )
+    for _ in prune.prune(book.db, "2025-02-01"):
+        pass
+    assert book.value("SELECT count(*) FROM pruned") == 1
     assert book.findings() == []
     return book
 
@@ -67,7 +68,7 @@ def kept(book: Book) -> Book:
     [
         (
             "UPDATE accounts SET balance_nano = 5 WHERE kind = 'team'",
-            [("balance", "team ops", dollars(5), dollars(492))],
+            [("balance", "team ops", dollars(5), dollars(422))],
         ),
         ("UPDATE accounts SET held_nano = 0", [("held", "user alice", dollars(0), dollars(200))]),
         (
@@ -109,7 +110,7 @@ def test_each_derived_figure_is_put_right(
 
 
 def test_a_fact_is_never_touched(kept: Book) -> None:
-    kept.tamper("UPDATE usage SET overrun = 1", "UPDATE rollups SET requests = 8 WHERE sealed")
+    kept.tamper("UPDATE usage SET overrun = 1")
     whole, before = facts(kept), figures(kept)
     assert mend(kept) == []
     assert (facts(kept), figures(kept)) == (whole, before)
@@ -125,22 +126,20 @@ def test_a_balance_is_not_made_to_follow_a_forged_entry(kept: Book) -> None:
     assert kept.value("SELECT balance_nano FROM accounts WHERE id = 2") == balance
 
 
-def test_rows_of_a_sealed_rollup_are_told_of(kept: Book) -> None:
-    """Its rows were pruned: there can't be any."""
-    kept.tamper("UPDATE rollups SET sealed = 1 WHERE upstream = 'azure'")
-    findings = [finding for finding in kept.findings() if finding.check == "rollups"]
-    assert [(one.stored, one.expected[:10], one.derived) for one in findings] == [("sealed", "requests 1", False)]
-    mend(kept)
-    assert kept.value("SELECT count(*) FROM rollups WHERE upstream = 'azure' AND sealed") == 1
+def test_a_rollup_of_pruned_rows_is_put_right(kept: Book) -> None:
+    before = figures(kept)
+    kept.tamper("DELETE FROM rollups WHERE day = '2025-01-01'")
+    assert [one.check for one in mend(kept)] == ["rollups"]
+    assert figures(kept) == before
 
 
 def test_what_was_written_since_counts(kept: Book) -> None:
     """A finding is old when it is put right: the figure is worked out anew."""
-    kept.tamper("UPDATE accounts SET balance_nano = 0", "UPDATE rollups SET calls = 0 WHERE NOT sealed")
+    kept.tamper("UPDATE accounts SET balance_nano = 0", "UPDATE rollups SET calls = 0")
     findings = kept.findings()
     with kept.write() as tx:
         ledger.add(tx, "alice", 30)
-    kept.settle(4)
+    kept.settle(5)
     list(repair(kept.db, findings))
     assert kept.findings() == []
     assert kept.money("alice") == (1000 + 30 - 20 - 3 - 20, 0)

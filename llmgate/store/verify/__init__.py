@@ -1,7 +1,7 @@
 """Recompute the books from first facts, and say where they differ, while a daemon goes on writing.
 
-Facts are the entries, the usage rows (quantities and price snapshots), their attempts, the holds and the sealed
-roll-ups; costs, charges, balances, roll-ups and counters follow from them. Nothing here trusts a cached sum.
+Facts are the entries, the usage rows (quantities and price snapshots), their attempts, what pruned rows came to, and
+the holds; costs, charges, balances, roll-ups and counters follow from them. Nothing here trusts a cached sum.
 
 One long read transaction would be the simplest consistent view, but the write-ahead log can't be emptied as long as it
 lasts. So the books are read in many short ones, and no finding comes from comparing two of them:

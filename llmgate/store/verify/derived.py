@@ -44,7 +44,7 @@ def _equal(one: str, other: str, names: tuple[str, ...]) -> str:
 def begin(db: Database) -> None:
     """To be called before the first row is read."""
     with view(db) as tx:
-        tx.execute(f"CREATE TEMP TABLE noted AS SELECT {_ALL} FROM rollups WHERE NOT sealed")
+        tx.execute(f"CREATE TEMP TABLE noted AS SELECT {_ALL} FROM rollups")
         tx.execute(f"CREATE UNIQUE INDEX temp.noted_by_key ON noted ({_KEY})")
         typed = ", ".join((*ROLLUP_KEY, *(f"{name} INTEGER" for name in ROLLUP_SUMS)))
         tx.execute(
@@ -61,6 +61,12 @@ GROUP BY {", ".join(str(number + 1) for number in range(len(ROLLUP_KEY)))}
 ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in ROLLUP_SUMS)},
   first_ms = min(first_ms, excluded.first_ms), last_ms = max(last_ms, excluded.last_ms)
 """
+_ADD_PRUNED = f"""
+INSERT INTO temp.added ({_ALL})
+SELECT {_KEY}, {", ".join(f"sum({name})" for name in ROLLUP_SUMS)} FROM pruned GROUP BY {_KEY}
+ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in ROLLUP_SUMS)}
+"""
+"""To be run after the last row was added: from then on the moments of rows don't matter."""
 
 
 def add_up(tx: Tx, last: int, upto: int) -> int:
@@ -87,12 +93,11 @@ SELECT {", ".join(f"r.{name}" for name in ROLLUP_KEY)}, a.first_ms, a.last_ms
 FROM rollups r
 LEFT JOIN temp.added a ON {_equal("a", "r", ROLLUP_KEY)}
 LEFT JOIN temp.noted n ON {_equal("n", "r", ROLLUP_KEY)}
-WHERE NOT r.sealed
-  AND NOT coalesce({_equal("a", "r", ROLLUP_SUMS)} AND {_equal("n", "r", ROLLUP_SUMS)}, 0)
+WHERE NOT coalesce({_equal("a", "r", ROLLUP_SUMS)} AND {_equal("n", "r", ROLLUP_SUMS)}, 0)
 UNION ALL
 SELECT {", ".join(f"a.{name}" for name in ROLLUP_KEY)}, a.first_ms, a.last_ms
 FROM temp.added a
-WHERE NOT EXISTS (SELECT 1 FROM rollups r WHERE {_equal("r", "a", ROLLUP_KEY)} AND NOT r.sealed)
+WHERE NOT EXISTS (SELECT 1 FROM rollups r WHERE {_equal("r", "a", ROLLUP_KEY)})
 ORDER BY {", ".join(str(number + 1) for number in range(len(ROLLUP_KEY)))}
 """
 
@@ -102,22 +107,22 @@ INSERT INTO temp.excess ({_ALL}) VALUES ({", ".join("?" for _ in (*ROLLUP_KEY, *
 
 
 def _rollups(db: Database, counts: Counts) -> Iterator[Finding]:
-    """Roll-ups are the sums of the usage rows of their day; a sealed one is a fact, and its rows are gone."""
+    """Roll-ups are the sums of the usage rows of their day, and of those that were pruned."""
     with view(db) as tx:
         counts.rollups = tx.value("SELECT count(*) FROM rollups")
+        tx.execute(_ADD_PRUNED)
         tx.execute(_SUSPECTS)
     for row in _pages(db, "SELECT * FROM temp.suspects WHERE number > ? ORDER BY number LIMIT ?"):
         key = tuple(row[name] for name in ROLLUP_KEY)
         with view(db) as tx:
-            stored, expected, sealed = rollup(tx, key, row["first_ms"], row["last_ms"])
+            stored, expected = rollup(tx, key, row["first_ms"], row["last_ms"])
             if stored == expected:
                 continue
-            if not sealed:
-                tx.execute(_NOTE_EXCESS, (*key, *(stored.get(x, 0) - expected.get(x, 0) for x in ROLLUP_SUMS)))
+            tx.execute(_NOTE_EXCESS, (*key, *(stored.get(x, 0) - expected.get(x, 0) for x in ROLLUP_SUMS)))
         subject = " ".join(str(part) for part in key if part not in ("", 0))
         was, due = told(stored, expected)
         where = (*key, row["first_ms"], row["last_ms"])
-        yield Finding("rollups", subject, "sealed" if sealed else was, due, derived=not sealed, key=where)
+        yield Finding("rollups", subject, was, due, derived=True, key=where)
 
 
 def _pages(db: Database, sql: str) -> Iterator[Row]:
@@ -134,18 +139,16 @@ def _pages(db: Database, sql: str) -> Iterator[Row]:
 
 def rollup(
     tx: Tx, key: Key, first_ms: int | None = None, last_ms: int | None = None
-) -> tuple[dict[str, int], dict[str, int], bool]:
-    """What is stored of a roll-up, what its rows come to (each empty if there is none), and whether it is sealed: then
-    nothing counts as stored, because there are no rows to compare with.
+) -> tuple[dict[str, int], dict[str, int]]:
+    """What is stored of a roll-up, and what its rows come to, with those that were pruned; each empty if there is none.
 
     Its rows are found by their user and time. They lie within a day of its day, whatever zone it was booked in; rows
     whose time was tampered with were seen between `first_ms` and `last_ms`.
     """
     named = dict(zip(ROLLUP_KEY, key, strict=True))
     where = " AND ".join(f"{name} = :{name}" for name in ROLLUP_KEY)
-    there = tx.execute(f"SELECT sealed, {_SUMS} FROM rollups WHERE {where}", named).fetchone()
-    sealed = there is not None and bool(there["sealed"])
-    stored = {name: there[name] for name in ROLLUP_SUMS} if there is not None and not sealed else {}
+    there = tx.execute(f"SELECT {_SUMS} FROM rollups WHERE {where}", named).fetchone()
+    stored = {name: there[name] for name in ROLLUP_SUMS} if there is not None else {}
     earliest_ms, latest_ms = _around(str(named["day"]))
     of_usage = " AND ".join(f"+{_OF_USAGE.get(name, name)} = :{name}" for name in ROLLUP_KEY if name != "user_id")
     sums = tx.execute(
@@ -157,8 +160,11 @@ def rollup(
             "last_ms": latest_ms if last_ms is None else max(last_ms, latest_ms),
         },
     ).fetchone()
-    expected = {name: sums[number] for number, name in enumerate(ROLLUP_SUMS)} if sums[0] else {}
-    return stored, expected, sealed
+    pruned = tx.execute(
+        f"SELECT {', '.join(f'coalesce(sum({name}), 0)' for name in ROLLUP_SUMS)} FROM pruned WHERE {where}", named
+    ).fetchone()
+    expected = {name: sums[number] + pruned[number] for number, name in enumerate(ROLLUP_SUMS)}
+    return stored, expected if expected["requests"] else {}
 
 
 def _around(day: str) -> tuple[int, int]:
@@ -184,9 +190,9 @@ def told(stored: dict[str, int], expected: dict[str, int]) -> tuple[str, str]:
 
 _ROLLUPS_PUT_RIGHT = f"""
 CREATE TEMP VIEW rollups AS
-SELECT {_ALL}, sealed FROM main.rollups
+SELECT {_ALL} FROM main.rollups
 UNION ALL
-SELECT {_KEY}, {", ".join(f"-{name}" for name in ROLLUP_SUMS)}, 0 FROM temp.excess
+SELECT {_KEY}, {", ".join(f"-{name}" for name in ROLLUP_SUMS)} FROM temp.excess
 """
 """From then on, on this connection, `rollups` means what they should say: what is worked out from them is right even
 where they aren't.
@@ -199,22 +205,41 @@ ACCOUNTS = """
 SELECT a.id, a.kind || ' ' || coalesce(u.name, t.name, '?') AS name, a.billing, a.billing_source,
        coalesce(u.name, t.name) AS target, a.balance_nano, a.held_nano,
        coalesce((SELECT sum(amount_nano) FROM entries e WHERE e.account_id = a.id), 0)
-       - coalesce(c.charges_nano, 0) AS balance_expected,
+       - coalesce(c.charges_nano, 0) + coalesce(p.charges_nano, 0) AS balance_expected,
        coalesce((SELECT sum(amount_nano) FROM holds h WHERE h.account_id = a.id), 0) AS held_expected
 FROM accounts a
 LEFT JOIN users u ON u.account_id = a.id
 LEFT JOIN teams t ON t.account_id = a.id
-LEFT JOIN (SELECT account_id, sum(charge_nano) AS charges_nano FROM rollups WHERE NOT sealed GROUP BY account_id) c
+LEFT JOIN (SELECT account_id, sum(charge_nano) AS charges_nano FROM rollups GROUP BY account_id) c
        ON c.account_id = a.id
+LEFT JOIN (SELECT account_id, sum(charge_nano) AS charges_nano FROM pruned GROUP BY account_id) p
+       ON p.account_id = a.id
 """
-"""Every account with what it says and what it should: balances are entries less charges (those of pruned requests are
-in a closing entry), what is held is what the holds say. Right as far as the roll-ups are.
+"""Every account with what it says and what it should: balances are entries less charges (those of pruned requests,
+which the roll-ups have as well, are in closing entries), what is held is what the holds say. Right as far as the
+roll-ups are.
 """
+
+_CLOSINGS = """
+SELECT a.id, a.kind || ' ' || coalesce(u.name, t.name, '?') AS name, p.charges_nano,
+       coalesce((SELECT -sum(amount_nano) FROM entries e WHERE e.account_id = a.id AND charged_ms IS NOT NULL), 0)
+       AS closed_nano
+FROM accounts a
+LEFT JOIN users u ON u.account_id = a.id
+LEFT JOIN teams t ON t.account_id = a.id
+LEFT JOIN (SELECT account_id, sum(charge_nano) AS charges_nano FROM pruned GROUP BY account_id) p
+       ON p.account_id = a.id
+WHERE closed_nano <> coalesce(p.charges_nano, 0) ORDER BY a.id
+"""
+"""Accounts whose closing entries aren't what the pruned requests were charged. Both are facts."""
 
 
 def _accounts(db: Database, counts: Counts) -> Iterator[Finding]:
     found, negative = [], []
     with db.read() as tx:
+        for row in tx.execute(_CLOSINGS):
+            figures = dollars(row["closed_nano"]), dollars(row["charges_nano"] or 0)
+            found.append(Finding("closings", row["name"], *figures, derived=False))
         for row in tx.execute(f"{ACCOUNTS} ORDER BY a.id"):
             counts.accounts += 1
             for what in ("balance", "held"):
@@ -258,13 +283,14 @@ def _negative(db: Database, accounts: list[Row]) -> Iterator[Finding]:
     account was metered, one that was given up for dead and settled after all when its room was let again, and entries
     that take without asking. Rows that explain a balance were written before it was read: they can be added up after.
     """
-    explained = {}
     with db.read() as tx:
         since_ms = {row["id"]: _prepaid_since(tx, row) for row in accounts}
-        for row in accounts:
-            explained[row["id"]] = tx.value(_UNASKED, row["id"])
+    explained = dict.fromkeys(since_ms, 0)
     for number, nano in _beyond_holds(db, since_ms):
         explained[number] += nano
+    with db.read() as tx:  # after the rows: those that are pruned meanwhile are in a closing entry by then
+        for number in explained:
+            explained[number] += tx.value(_UNASKED, number)
     for row in accounts:
         if -row["balance_expected"] > explained[row["id"]]:
             least = dollars(-explained[row["id"]])

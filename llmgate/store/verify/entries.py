@@ -73,6 +73,8 @@ def _objections(tx: Tx, row: Row) -> Iterator[tuple[str, str]]:
         yield f"{kind} {dollars(amount)}", f"{kind} {dollars(-amount)}"
     if (kind == "reverse") != (row["reverses"] is not None):
         yield kind, "an entry that it reverses" if kind == "reverse" else "reverse"
+    if (kind == "closing") != (row["charged_ms"] is not None):
+        yield kind, "when the charges were made" if kind == "closing" else "closing"
     match kind:
         case "reverse":
             yield from _of_reversal(tx, row)

@@ -71,15 +71,15 @@ def _in_turns(
 _PUT = f"""
 INSERT INTO rollups ({", ".join((*ROLLUP_KEY, *ROLLUP_SUMS))})
 VALUES ({", ".join("?" for _ in (*ROLLUP_KEY, *ROLLUP_SUMS))})
-ON CONFLICT DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in ROLLUP_SUMS)} WHERE NOT sealed
+ON CONFLICT DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in ROLLUP_SUMS)}
 """
-_DROP = f"DELETE FROM rollups WHERE {' AND '.join(f'{name} = ?' for name in ROLLUP_KEY)} AND NOT sealed"
+_DROP = f"DELETE FROM rollups WHERE {' AND '.join(f'{name} = ?' for name in ROLLUP_KEY)}"
 
 
 def _rollup(tx: Tx, finding: Finding) -> list[Repaired]:
     key, span = finding.key[: len(ROLLUP_KEY)], finding.key[len(ROLLUP_KEY) :]
-    stored, expected, sealed = derived.rollup(tx, key, *span)
-    if sealed or stored == expected:
+    stored, expected = derived.rollup(tx, key, *span)
+    if stored == expected:
         return []
     if expected:
         tx.execute(_PUT, (*key, *(expected[name] for name in ROLLUP_SUMS)))
