@@ -9,8 +9,9 @@ import msgspec
 import typer
 
 from .. import routing
-from ..config import known_upstreams
+from ..config import Config, known_upstreams
 from ..errors import UsageError
+from ..money import to_nano
 from ..pricing import CONFIG_KEYS, UNIT_OF, Price, amount, decimal_usd, filled, rates
 from ..types import METERS, Meters
 from .columns import Column, Kind, Row, Show
@@ -29,6 +30,8 @@ COLUMNS = (
     Column("output_usd", Kind.MONEY),
     Column("cached_input_usd", Kind.MONEY, minor=1),
     Column("free", Kind.FLAG),
+    Column("price_usd", Kind.MONEY, Show.USED),
+    Column("per", Kind.WORD, Show.USED),
 )
 
 
@@ -47,16 +50,34 @@ def list_(
         str | None, typer.Option("--search", metavar="S", help="Only those with S in their name or their upstream's.")
     ] = None,
 ) -> None:
-    """List the models that can be asked for, with what 1M tokens of each are charged."""
+    """List the models that can be asked for, with what 1M tokens of each are charged.
+
+    The paths of [routes] stand among them, with the price of what each counts.
+    """
     config, book = config_of(ctx), book_of(ctx)
     found = routing.listing(config, known_upstreams(config), today(), book=book)
-    rows = [_row(line) for line in found if _fits(line, search)]
+    everything = [*(_row(line) for line in found), *_paths(config)]
+    rows = [row for row in everything if _fits(row, search)]
     empty = f"no model has {search!r} in its name" if search else "there is no model: the config has no upstream"
     listing(ctx, COLUMNS, rows, empty=empty)
 
 
-def _fits(line: routing.Listing, search: str | None) -> bool:
-    return search is None or search.lower() in f"{line.model} {line.upstream}".lower()
+def _fits(row: Row, search: str | None) -> bool:
+    return search is None or search.lower() in f"{row['model']} {row['upstream']}".lower()
+
+
+def _paths(config: Config) -> Iterator[Row]:
+    """The paths that the admin sells, which books and limits call by the path."""
+    for path, table in config.routes.items():
+        price_nano = to_nano(table.price or 0)
+        yield {
+            "model": path,
+            "upstream": table.upstream,
+            **dict.fromkeys(("input_usd", "output_usd", "cached_input_usd")),
+            "free": not price_nano,
+            "price_usd": None if table.unmetered else price_nano,
+            "per": None if table.unmetered else table.unit,
+        }
 
 
 def _row(line: routing.Listing) -> Row:
@@ -67,6 +88,8 @@ def _row(line: routing.Listing) -> Row:
         "output_usd": line.output,
         "cached_input_usd": line.cached_input,
         "free": line.free,
+        "price_usd": None,
+        "per": None,
     }
 
 

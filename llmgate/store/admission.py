@@ -19,9 +19,10 @@ from ..clock import rfc3339
 from ..errors import NO_RETRY, Refusal
 from ..limits import Unit, Window
 from ..money import ceil_div, dollars
+from ..overage import UNLIMITED
 from ..plans import Plan
 from ..pricing import Dearest
-from ..quoting import MOST_NANO, amount_at, clamped_output
+from ..quoting import MOST_NANO, SMALLEST_CLAMP, amount_at, clamped_output
 from ..types import CostSource, Quote
 from .keys import Caller
 from .limits import Amounts, Standing
@@ -33,6 +34,9 @@ HELD_RETRY_S = 2
 
 JITTER_S = 3
 """Everybody's minute begins at the same moment: who waits for it comes back spread over this long."""
+
+LEAST_TOLD = 16
+"""Tokens; nobody is told to ask for a shorter answer, which says nothing, and which OpenAI's Responses refuse."""
 
 LONG_WAIT_S = 60
 """A reset that is further away than this is nothing that a client should wait for by itself."""
@@ -219,7 +223,8 @@ def _ceilings(
         least = 0 if free else -MOST_NANO
         if caller.prepaid:
             room = max(caller.balance_nano - caller.held_nano, least)
-            yield _Ceiling(partial(bill.longest, room), partial(_no_credit, caller, bill), bill.output_costs)
+            refuse = partial(_no_credit, caller, bill, pool)
+            yield _Ceiling(partial(bill.longest, room), refuse, bill.output_costs)
         for standing in standings:
             if standing.limit.unit is Unit.USD:
                 room = max(standing.room, least)
@@ -244,9 +249,10 @@ def _ceilings(
         if claim.free and not fixed + least:
             continue  # it takes nothing of it
         written = standing.limit.unit in (Unit.TOKENS, Unit.OUTPUT_TOKENS)
+        shorter = partial(_shorter, quote, fixed) if written else None
         yield _Ceiling(
             partial(_most, quote, standing.room - fixed, least, written=written),
-            partial(_over, standing, fixed + least, now_ms),
+            partial(_over, standing, fixed + least, now_ms, shorter),
             written and quote.output_tokens > 0,
         )
 
@@ -267,17 +273,36 @@ def _most(quote: Quote, room: int, least: int, *, written: bool) -> int | None:
 # ── refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _no_credit(caller: Caller, bill: _Bill) -> Refusal:
+def _no_credit(caller: Caller, bill: _Bill, pool: Pool | None) -> Refusal:
     """Wait, where the room is only taken by other requests in flight; pay, where it isn't there at all."""
     if bill.longest_alone(caller.balance_nano) is not None:
         return _held("the remaining credit is held by other requests in flight")
     have = f" of {dollars(caller.balance_nano - caller.held_nano)}" if caller.account_kind == "user" else ""
     return Refusal(
         f"the remaining credit{have} doesn't carry this request, which may cost {dollars(bill.least_alone)} "
-        "even with a short answer: ask your admin for credits",
+        f"even with a short answer{_about_included(pool)}: ask your admin for credits",
         code="insufficient_credits",
         headers=NO_RETRY,
     )
+
+
+def _about_included(pool: Pool | None) -> str:
+    """Why a request costs anything under a plan that includes tokens."""
+    if pool is None or pool.terms.quota == UNLIMITED:
+        return ""
+    included = pool.terms.quota
+    left = f"of the {included} tokens a month that your plan includes {max(included - pool.used, 0)} are left"
+    return f" ({left}; each past them costs {dollars(pool.terms.nano)})"
+
+
+def _shorter(quote: Quote, fixed: int, room: int) -> str:
+    """That a shorter answer would fit the room in tokens, where the client may ask for one: nothing but its own wish
+    keeps the shortest that is tried above that.
+    """
+    longest_answer = (room - fixed) // quote.choices
+    if longest_answer < LEAST_TOLD or quote.floor_tokens > SMALLEST_CLAMP:
+        return ""
+    return f"; with a max_tokens of {longest_answer} or less it would fit"
 
 
 def _held(what: str) -> Refusal:
@@ -293,14 +318,15 @@ _WHOSE = {
 }
 
 
-def _over(standing: Standing, need: int, now_ms: int) -> Refusal:
-    """Over a limit: whether and when trying again can help."""
+def _over(standing: Standing, need: int, now_ms: int, shorter: Callable[[int], str] | None = None) -> Refusal:
+    """Over a limit: whether and when trying again can help, or asking for less."""
     limit = standing.limit
     budget = limit.unit is Unit.USD
     code = "budget_exceeded" if budget else "rate_limited"
     named = f"the limit {limit} {_WHOSE[standing.source]}"
     if need > standing.amount:
-        return Refusal(f"this request can never fit {named}: it is too large", code=code, headers=NO_RETRY)
+        less = shorter(standing.amount) if shorter else ""
+        return Refusal(f"this request can never fit {named}: it is too large{less}", code=code, headers=NO_RETRY)
     if limit.unit is Unit.CONCURRENT:
         return Refusal(
             f"{named} is reached: try again when another request has ended",
@@ -323,6 +349,7 @@ def _over(standing: Standing, need: int, now_ms: int) -> Refusal:
         return Refusal(f"{named} is used up: {reset}", code=code, headers=NO_RETRY)
     wait_s = ceil_div(standing.span.end_ms - now_ms, 1000)
     retry = ("retry-after", str(wait_s + random.randint(0, JITTER_S)))
+    less = shorter(standing.room) if shorter else ""
     return Refusal(
-        f"{named} is reached: {reset}", code=code, headers=(retry, *(NO_RETRY if wait_s > LONG_WAIT_S else ()))
+        f"{named} is reached: {reset}{less}", code=code, headers=(retry, *(NO_RETRY if wait_s > LONG_WAIT_S else ()))
     )

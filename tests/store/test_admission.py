@@ -312,6 +312,29 @@ def test_a_limit_refuses_and_says_whether_waiting_helps(
         assert told == (NEVER if headers > 60 else {})
 
 
+@pytest.mark.parametrize(
+    ("standing", "fields", "told"),
+    [
+        (stands("100 tokens/minute", 20), {}, "; with a max_tokens of 30 or less it would fit"),
+        (stands("99 tokens/hour"), {}, "it is too large; with a max_tokens of 49 or less it would fit"),
+        (stands("255 output tokens/minute"), {"output": 9_999}, "; with a max_tokens of 255 or less it would fit"),
+        (stands("99 output tokens/minute"), {"choices": 2}, "; with a max_tokens of 49 or less it would fit"),
+        (stands("100 tokens/minute", 35), {}, None),  # 15: nobody wants that
+        (stands("100 input tokens/minute", 80), {}, None),
+        (stands("100 tokens/minute", 20), {"least": 300, "output": 300}, None),  # what it asks besides needs more
+        (stands("100 tokens/minute", 20), {"writes": False, "estimate": 80}, None),
+    ],
+)
+def test_a_shorter_answer_that_would_fit_is_told(standing: Standing, fields: dict[str, Any], told: str | None) -> None:
+    message = refused(standing, **fields).message
+    assert message.endswith(told) if told else "max_tokens" not in message, message
+    if told:
+        most = int(told.split("max_tokens of ")[1].split()[0])
+        assert granted(standing, **{**fields, "output": most})
+        with pytest.raises(Refusal):
+            admit(claim(**{**fields, "output": most + 1}), caller(), None, (standing,), NOW)
+
+
 def test_retries_are_spread_over_three_seconds() -> None:
     found = set()
     for seed in range(60):
