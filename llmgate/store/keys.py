@@ -184,6 +184,10 @@ def set_state(tx: Tx, target: str, verb: str) -> Row:
     return key_row(tx, key["id"])
 
 
+_JSON = ("models", "ips", "tags")
+"""Columns that hold lists and maps."""
+
+
 def change(tx: Tx, target: str, changes: dict[str, Any]) -> Row:
     """Change what is named in `changes`: name, models, ips, tags, note, expires_ms."""
     key = key_row(tx, target)
@@ -195,9 +199,10 @@ def change(tx: Tx, target: str, changes: dict[str, Any]) -> Row:
     if "ips" in changes:
         changes = {**changes, "ips": check_ips(changes["ips"])}
     for field, value in changes.items():
-        stored = msgspec.json.encode(value).decode() if field in ("models", "ips", "tags") else value
+        stored = msgspec.json.encode(value).decode() if field in _JSON else value
         tx.execute(f"UPDATE keys SET {field} = ? WHERE id = ?", (stored, key["id"]))
-    audit.record(tx, "keys.set", key["id"], before={name: key[name] for name in changes}, after=changes)
+    before = {name: msgspec.json.decode(key[name]) if name in _JSON else key[name] for name in changes}
+    audit.record(tx, "keys.set", key["id"], before=before, after=changes)
     return key_row(tx, key["id"])
 
 
@@ -215,7 +220,8 @@ def rotate(tx: Tx, target: str, *, grace_ms: int = 0) -> Issued:
             key["id"],
         ),
     )
-    audit.record(tx, "keys.rotate", key["id"], after={"grace_ms": grace_ms})
+    after = {"prefix": secret[:SHOWN], "grace_ms": grace_ms}
+    audit.record(tx, "keys.rotate", key["id"], before={"prefix": key["prefix"]}, after=after)
     return Issued(key["id"], key["user"], key["name"], secret)
 
 

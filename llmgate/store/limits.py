@@ -418,6 +418,8 @@ def hang(tx: Tx, target: str, texts: Iterable[str], alert_at: Sequence[int] = ()
     """
     subject, name = subject_of(tx, target)
     found = [parse(text) for text in texts]
+    slots = {limit.slot for limit in found}
+    replaced = [limit for row in _of_subjects(tx, "limits", [subject]) if (limit := limit_of(row)).slot in slots]
     for limit in found:
         tx.execute(
             """
@@ -431,7 +433,8 @@ def hang(tx: Tx, target: str, texts: Iterable[str], alert_at: Sequence[int] = ()
     for limit in {limit.slot: limit for limit in found}.values():
         if limit.amount is not None:
             _alert_passed(tx, _standing(tx, limit, subject, subject[0], None, None), alert_at)
-    audit.record(tx, "limits.set", name, after={"limits": [str(limit) for limit in found]})
+    before = {"limits": [str(limit) for limit in replaced]} if replaced else None
+    audit.record(tx, "limits.set", name, before=before, after={"limits": [str(limit) for limit in found]})
     return found
 
 

@@ -145,3 +145,14 @@ def reader(tmp_path: Path, filled: Path) -> Cli:
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every example works, to be copied."""
     return prepared.prepare(tmp_path_factory.mktemp("ready"))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home, for runs inside of this process: there are hundreds of them."""
+    monkeypatch.chdir(tmp_path)
+    for name, folder in (("HOME", "."), ("XDG_CONFIG_HOME", "config"), ("XDG_DATA_HOME", "data")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    for name in ("LLMGATE_DB", "LLMGATE_CONFIG", "DATABASE_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path

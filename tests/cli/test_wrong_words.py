@@ -72,17 +72,6 @@ def wrong(path: str, command: Any) -> Iterator[list[str]]:
             yield from ([*right, option, text] for text in ("zzz", "", GARBAGE))
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home, for runs inside of this process: there are hundreds of them."""
-    monkeypatch.chdir(tmp_path)
-    for name, folder in (("HOME", "."), ("XDG_CONFIG_HOME", "config"), ("XDG_DATA_HOME", "data")):
-        monkeypatch.setenv(name, str(tmp_path / folder))
-    for name in ("LLMGATE_DB", "LLMGATE_CONFIG", "DATABASE_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
 @pytest.mark.parametrize("path", VERBS)
 def test_every_wrong_line_is_one_plain_line(path: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for args in wrong(path, VERBS[path]):
