@@ -19,6 +19,8 @@ def main() -> None:
 
         code = run(sys.argv[1:])
     except KeyboardInterrupt:
+        # What is given up half-done (a cursor, a generator) has nothing to say of that.
+        sys.unraisablehook = lambda _: None
         code = 130
     _leave(code)
 

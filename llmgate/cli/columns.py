@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any, NamedTuple
@@ -69,18 +69,16 @@ class Column(NamedTuple):
 def exact(column: Column, row: Row) -> Any:
     """A value as JSON carries it: money a decimal string of USD, a time RFC 3339 in UTC."""
     value = row[column.name]
-    if value is None:
-        return None
-    match column.kind:
-        case Kind.MONEY:
-            return usd(value)
-        case Kind.TIME if isinstance(value, int):
-            return rfc3339(value)
-        case Kind.PERCENT:
-            return value / 10
-        case Kind.FLAG:
-            return bool(value)
-    return value
+    convert = EXACT.get(column.kind)
+    return convert(value) if convert is not None and value is not None else value
+
+
+EXACT: Mapping[Kind, Callable[[Any], Any]] = {
+    Kind.MONEY: usd,
+    Kind.TIME: lambda value: rfc3339(value) if isinstance(value, int) else value,
+    Kind.PERCENT: lambda value: value / 10,
+    Kind.FLAG: bool,
+}
 
 
 def shown(column: Column, row: Row, zone: ZoneInfo | None) -> str:

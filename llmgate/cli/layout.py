@@ -16,6 +16,12 @@ from .columns import Column, Kind
 
 Cells = Sequence[str]
 
+
+def cells_of(text: str) -> int:
+    """How wide a text is on a terminal, where some signs are as wide as two others, and some add nothing."""
+    return len(text) if text.isascii() else cell_len(text)
+
+
 GAP = 2
 """Blanks between columns; one less where room is tight."""
 
@@ -81,7 +87,7 @@ def _sizes(column: Column, cells: Sequence[str]) -> Sizes:
     words = {word for cell in cells for word in cell.split()} if foldable else set()
     parts = {part for word in words for part in JOINTS.findall(word)}
     return Sizes(
-        cell_len(column.title),
+        cells_of(column.title),
         _longest(column.title.split()),
         _longest(cells),
         _longest(words),
@@ -90,7 +96,7 @@ def _sizes(column: Column, cells: Sequence[str]) -> Sizes:
 
 
 def _longest(texts: Iterable[str]) -> int:
-    return max(map(cell_len, texts), default=0)
+    return max(map(cells_of, texts), default=0)
 
 
 JOINTS = re.compile(r"[^/_.,:;=@|-]*[/_.,:;=@|-]+|[^/_.,:;=@|-]+")
@@ -101,18 +107,18 @@ def wrapped(text: str, width: int) -> str:
     """A text on as many lines as it needs: broken between words, long words at their joints, and only what has none
     anywhere.
     """
-    if cell_len(text) <= width:
+    if cells_of(text) <= width:
         return text
     lines = [""]
     for word in text.split():
         space = " " if lines[-1] else ""
-        if cell_len(lines[-1]) + len(space) + cell_len(word) <= width:
+        if cells_of(lines[-1]) + len(space) + cells_of(word) <= width:
             lines[-1] += space + word
-        elif cell_len(word) <= width:
+        elif cells_of(word) <= width:
             lines.append(word)
         else:
             for part in _parts(word, width):
-                if cell_len(lines[-1]) + len(space) + cell_len(part) <= width:
+                if cells_of(lines[-1]) + len(space) + cells_of(part) <= width:
                     lines[-1] += space + part
                 else:
                     lines.append(part)
@@ -124,7 +130,7 @@ def _parts(word: str, width: int) -> Iterator[str]:
     for part in JOINTS.findall(word):
         piece = ""
         for sign in part:
-            if cell_len(piece) + cell_len(sign) > width:
+            if cells_of(piece) + cells_of(sign) > width:
                 yield piece
                 piece = ""
             piece += sign

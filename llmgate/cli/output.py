@@ -115,17 +115,18 @@ def _object(columns: Sequence[Column], row: Row) -> dict[str, Any]:
 
 def _json(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) -> None:  # noqa: ARG001
     """An array, one row a line: it is written as it comes, and `grep` can read it."""
-    between = "["
+    between, encode = "[", json.JSONEncoder(ensure_ascii=_ascii()).encode
     for row in rows:
-        sys.stdout.write(f"{between}\n  {json.dumps(_object(columns, row), ensure_ascii=_ascii())}")
+        sys.stdout.write(f"{between}\n  {encode(_object(columns, row))}")
         between = ","
     _line("[]" if between == "[" else "\n]")
 
 
 def _ndjson(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) -> None:  # noqa: ARG001
     """An object a line."""
+    encode = json.JSONEncoder(ensure_ascii=_ascii()).encode
     for row in rows:
-        _line(json.dumps(_object(columns, row), ensure_ascii=_ascii()))
+        _line(encode(_object(columns, row)))
 
 
 def _csv(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) -> None:  # noqa: ARG001

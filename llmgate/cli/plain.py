@@ -6,17 +6,15 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from rich.cells import cell_len
-
 from .columns import Column, Kind, Show
-from .layout import GAP, Cells
+from .layout import GAP, Cells, cells_of
 
 
 def write(columns: Sequence[Column], rows: list[Cells], total: Cells | None) -> None:
     """A table on stdout, with a line of totals if there is one."""
     titles = [column.title for column in columns]
     everything = [titles, *rows, total] if total else [titles, *rows]
-    widths = [max(cell_len(row[at]) for row in everything) for at in range(len(columns))]
+    widths = [max(cells_of(row[at]) for row in everything) for at in range(len(columns))]
     rule = "─" if (sys.stdout.encoding or "").lower().startswith("utf") else "-"
     ruler = rule * (sum(widths) + GAP * (len(widths) - 1)) + "\n"
     sys.stdout.write(_line(columns, widths, titles) + ruler)
@@ -47,13 +45,13 @@ def follow(columns: Sequence[Column], rows: Iterable[Mapping[Column, str]]) -> N
     for row in rows:
         cells = [row[column] for column in chosen]
         for column, cell in zip(chosen, cells, strict=True):
-            widths[column] = max(widths[column], cell_len(cell))
+            widths[column] = max(widths[column], cells_of(cell))
         sys.stdout.write(_line(chosen, [widths[column] for column in chosen], cells))
 
 
 def write_fields(pairs: Sequence[tuple[str, str]]) -> None:
     """One thing: its fields one below the other."""
-    column = max(cell_len(name) for name, _ in pairs) + GAP
+    column = max(cells_of(name) for name, _ in pairs) + GAP
     for name, value in pairs:
         sys.stdout.write(f"{_padded(name, column)}{value}".rstrip() + "\n")
 
@@ -66,5 +64,5 @@ def _line(columns: Sequence[Column], widths: Sequence[int], cells: Cells) -> str
 
 
 def _padded(text: str, width: int, *, right: bool = False) -> str:
-    blanks = " " * (width - cell_len(text))
-    return blanks + text if right else text + blanks
+    width -= cells_of(text) - len(text)
+    return text.rjust(width) if right else text.ljust(width)

@@ -11,14 +11,13 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from rich import box
-from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from .columns import Column, Kind
-from .layout import GAP, Cells, Fit, fit, wrapped
+from .layout import GAP, Cells, Fit, cells_of, fit, wrapped
 from .session import note
 
 LINES = box.Box("    \n    \n ── \n    \n    \n ── \n    \n    \n")
@@ -120,7 +119,7 @@ def _write_blocks(console: Console, columns: Sequence[Column], rows: Iterable[Ce
 
 
 def _fields(pairs: Sequence[tuple[str, str]], width: int) -> Table:
-    room = max(width - GAP - max((cell_len(name) for name, _ in pairs), default=0), 1)
+    room = max(width - GAP - max((cells_of(name) for name, _ in pairs), default=0), 1)
     grid = Table.grid(padding=(0, GAP, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")

@@ -110,4 +110,4 @@ _INVISIBLE = {
 
 def visible(text: str) -> str:
     """A text on one line, in which nothing can move the cursor, colour the screen or turn the reading direction."""
-    return text.translate(_INVISIBLE)
+    return text if text.isprintable() else text.translate(_INVISIBLE)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dotenv import dotenv_values
 from msgspec.structs import replace
 
 from ..errors import ConfigError, UsageError
@@ -65,8 +64,12 @@ def environment(config_path: Path | None, env: Mapping[str, str]) -> dict[str, s
 
 
 def _dotenv(path: Path) -> dict[str, str]:
+    if not is_file(path):
+        return {}
+    from dotenv import dotenv_values  # a twentieth of a command's time, and few have such a file
+
     try:
-        values = dotenv_values(path, interpolate=False) if is_file(path) else {}
+        values = dotenv_values(path, interpolate=False)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} can't be read: {error}.") from error
     return {key: value for key, value in values.items() if value is not None}
