@@ -86,6 +86,8 @@ def shown(column: Column, row: Row, zone: ZoneInfo | None) -> str:
     value = row[column.name]
     if value is None:
         return ""
+    if isinstance(value, str) and column.kind is not Kind.FIGURE:
+        return visible(value)
     match column.kind:
         case Kind.MONEY:
             return dollars(value)

@@ -18,8 +18,12 @@ def write(columns: Sequence[Column], rows: list[Cells], total: Cells | None) -> 
     rule = "─" if (sys.stdout.encoding or "").lower().startswith("utf") else "-"
     ruler = rule * (sum(widths) + GAP * (len(widths) - 1)) + "\n"
     sys.stdout.write(_line(columns, widths, titles) + ruler)
+    form = (" " * GAP).join(
+        f"%{'' if column.right else '-'}{width}s" for column, width in zip(columns, widths, strict=True)
+    )
     for row in rows:
-        sys.stdout.write(_line(columns, widths, row))
+        padded = form % tuple(row)  # ten times as fast, but it takes every sign for one cell
+        sys.stdout.write(f"{padded.rstrip()}\n" if padded.isascii() else _line(columns, widths, row))
     if total:
         sys.stdout.write(ruler + _line(columns, widths, total))
 
