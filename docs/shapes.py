@@ -87,7 +87,12 @@ TYPES = {
     "changes.after": named(USD),
     "audit.before": Type("object", dict[str, Any]),
     "audit.after": Type("object", dict[str, Any]),
+    "pruned.before": DAY,
+    "pruned.first_day": DAY,
+    "pruned.last_day": DAY,
+    "stats.oldest_day": DAY,
     "stats.rows": named(WHOLE),
+    "stats.bytes": named(WHOLE),
     "upstreams.timeout": named(NUMBER),
     "report.hour": HOUR,
     "report.day": DAY,
@@ -129,11 +134,12 @@ SETS: dict[str, Sequence[Column]] = {
     "audit": audit.COLUMNS,
     "written config": init.COLUMNS,
     "paths": config_.PATHS,
-    "stats": database.STATS,
+    "stats": (*database.STATS, *database.MAPS),
     "backup": database.BACKUP,
     "restored": database.RESTORED,
     "migrated": database.MIGRATED,
     "zone": database.ZONE,
+    "pruned": database.PRUNED,
 }
 """Fields that some commands share."""
 
@@ -217,6 +223,7 @@ WRITES: dict[str, Writes] = {
     "db stats": Writes("stats"),
     "db backup": Writes("backup"),
     "db restore": Writes("restored"),
+    "db prune": Writes("pruned"),
     "db migrate": Writes("migrated"),
     "db set-zone": Writes("zone"),
 }
@@ -350,7 +357,7 @@ MEANS: dict[str, str] = {
     "rerated_usd": "what they would have been charged by the other prices",
     "resets_at": "? when the window ends; null: never",
     "reverses": "? the entry that it undoes",
-    "rows": "table → its rows",
+    "reversed_by": "? the entry that has reversed it since (only where --ref is repeated)",
     "schema": "the version of the tables",
     "secret": "the variables that its secret comes from",
     "secret_set": "? whether they are set; null: it needs none",
@@ -389,6 +396,27 @@ MEANS: dict[str, str] = {
 
     "keys.id": "its short id, which stays when it is rotated",
     "keys.key": "the key itself, this once",
+    "stats.log_bytes": "of the write-ahead log beside it",
+    "stats.free_bytes": "of the file, kept for what comes",
+    "stats.oldest_day": "? of the requests that there are singly",
+    "stats.pruned_requests": "how many were summed up and are gone",
+    "stats.requests_per_day": "lately",
+    "stats.bytes_per_day": "what it grows by",
+    "stats.bytes_in_30_days": "how large it will be then",
+    "stats.bytes_in_90_days": "how large it will be then",
+    "stats.prunable_requests": "older than 400 days",
+    "stats.prunable_bytes": "about what they take",
+    "stats.rows": "table → its rows",
+    "stats.bytes": "table → what it takes",
+    "pruned.before": "the first day that stays",
+    "pruned.requests": "how many were summed up, or would be",
+    "pruned.charge_usd": "what they were charged",
+    "pruned.days": "on how many days they were",
+    "pruned.accounts": "of how many accounts",
+    "pruned.first_day": "? of theirs; null: there are none",
+    "pruned.last_day": "? of theirs; null: there are none",
+    "pruned.free_bytes": "of the file, kept for what comes",
+    "pruned.dry_run": "whether nothing was changed",
     "keys.base_url": "what to give to a client",
     "keys.status": "active, disabled, expired or revoked",
     "keys.models": "the models that it is held to; empty: all",
@@ -457,7 +485,8 @@ class Field(NamedTuple):
 
 def field(fields: str, column: Column) -> Field:
     own = f"{fields}.{column.name}"
-    means = MEANS[own] if own in MEANS else MEANS[column.name]
+    means = MEANS.get(own) or MEANS.get(column.name)
+    assert means, f"docs/shapes.py: say in MEANS what {own!r} means"
     kind = TYPES.get(own) or KINDS[column.kind]
     return Field(column.name, kind, means.removeprefix("? "), means.startswith("?"))
 

@@ -76,6 +76,7 @@ RUNS: dict[str, list[str]] = {
     "config path": ["config path"],
     "db stats": ["db stats"],
     "db backup": ["db backup copy.db"],
+    "db prune": ["db prune --before 400d --dry-run", "db prune --before 400d --yes"],
     "db restore": ["db restore spare.db --yes"],
     "db migrate": ["db migrate"],
     "db set-zone": ["db set-zone UTC"],
