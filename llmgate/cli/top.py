@@ -32,7 +32,7 @@ LONGEST_S = 3600
 DOCUMENT = tuple(
     Column(name)
     for name in (
-        *("time", "window_seconds", "daemons", "rates", "history", "in_flight", "stranded", "slowest", "users"),
+        *("time", "daemons", "rates", "history_seconds", "history", "in_flight", "stranded", "slowest", "users"),
         *("models", "upstreams", "limits"),
     )
 )
@@ -140,15 +140,15 @@ def _seconds(option: str, text: str, least: int) -> int:
 def _document(state: State) -> dict[str, Any]:
     return {
         "time": rfc3339(state.now_ms),
-        "window_seconds": state.window_s,
         "daemons": [{"pid": one.pid, "host": one.host, "started_at": rfc3339(one.started_ms)} for one in state.daemons],
         "rates": [_rate(rate) for rate in (state.now, state.window)],
-        "history": {"seconds": state.cell_s, "requests": state.history},
+        "history_seconds": state.cell_s,
+        "history": state.history,
         "in_flight": len(state.in_flight),
         "stranded": state.stranded,
         "slowest": [_flight(one, state.now_ms) for one in state.in_flight[:SLOWEST]],
-        "users": [{"user": one.name} | _share(one) for one in state.users],
-        "models": [{"model": one.name} | _share(one) for one in state.models],
+        "users": [_share(one) for one in state.users],
+        "models": [_share(one) for one in state.models],
         "upstreams": [_health(one) for one in state.upstreams],
         "limits": [as_row(one.target, one.standing) for one in state.near],
     }
@@ -169,20 +169,19 @@ def _rate(rate: Rate) -> dict[str, Any]:
     }
 
 
-def _share(one: Share) -> dict[str, Any]:
-    return {**_rate(one.rate), "in_flight": one.in_flight}
+def _share(one: Share | Health) -> dict[str, Any]:
+    return {"name": one.name, **_rate(one.rate), "in_flight": one.in_flight}
 
 
 def _health(one: Health) -> dict[str, Any]:
+    error = one.last_error
     return {
-        "upstream": one.name,
-        **_rate(one.rate),
-        "in_flight": one.in_flight,
-        "first_byte_ms": {"median": one.median_ms, "p95": one.slow_ms},
+        **_share(one),
+        "first_byte_ms": one.median_ms,
+        "first_byte_p95_ms": one.slow_ms,
         "wasted_usd": usd(one.wasted_nano),
-        "last_error": {"time": rfc3339(one.last_error.ended_ms), "http_status": one.last_error.http_status}
-        if one.last_error
-        else None,
+        "last_error_at": rfc3339(error.ended_ms) if error else None,
+        "last_error_status": error.http_status if error else None,
     }
 
 
