@@ -213,6 +213,7 @@ WRITES: dict[str, Writes] = {
     ),
     "usage": Writes("usage", many=True),
     "export usage": Writes("usage", many=True),
+    "top": Writes("now"),
     "events": Writes("events", many=True),
     "verify": Writes("verified", some=("repaired",)),
     "doctor": Writes("examined"),
@@ -496,6 +497,27 @@ def made(name: str, **types: Type) -> list[Field]:
     return [Field(key, kind, MADE[name, key], False) for key, kind in types.items()]
 
 
+NAMED = Field("name", TEXT, "the user, the model or the upstream", False)
+IN_FLIGHT = Field("in_flight", WHOLE, "its requests in flight", False)
+RATE = [
+    Field("seconds", WHOLE, "of the time that it is about", False),
+    Field("requests", WHOLE, "requests that ended", False),
+    Field("errors", WHOLE, "of these, those that the upstream failed", False),
+    Field("tokens", WHOLE, "input and output", False),
+    Field("cost_usd", USD, "what the upstreams bill", False),
+    Field("charge_usd", USD, "what the accounts pay", False),
+    Field("requests_per_second", NUMBER, "over the time that it really covers", False),
+    Field("tokens_per_second", NUMBER, "the same", False),
+    Field("charge_usd_per_second", USD, "the same, rounded up", False),
+]
+ANSWERED = [
+    Field("first_byte_ms", WHOLE, "half of its answers began within so long, to two digits; null: none did", True),
+    Field("first_byte_p95_ms", WHOLE, "95 % of them did", True),
+    Field("wasted_usd", USD, "billed by it for tries in vain", False),
+    Field("last_error_at", TIME, "when it failed last; null: it didn't", True),
+    Field("last_error_status", WHOLE, "the HTTP status of that; null: none came", True),
+]
+
 MADE = {
     ("explained price", "model"): "the model",
     ("explained price", "rates"): "what each unit is charged and costs, and who says so",
@@ -510,6 +532,30 @@ MADE = {
     ("checked config", "ok"): "whether there is no problem; else the exit code is 3",
     ("checked config", "config"): "the file, or what stands in for it",
     ("checked config", "problems"): "what is wrong, and how to mend it",
+    ("now", "time"): "when it was looked at",
+    ("now", "daemons"): "the processes that serve; none: nobody does",
+    ("now", "rates"): "what ended in the last 10 seconds, and in the window (--window)",
+    ("now", "history_seconds"): "how long each of the `history` is",
+    ("now", "history"): "requests that ended in each of the last 60 spans of time",
+    ("now", "in_flight"): "requests in flight",
+    ("now", "stranded"): "of these, those whose process died: they are going to be booked as interrupted",
+    ("now", "slowest"): "the 20 requests in flight that have taken longest",
+    ("now", "users"): "who asks, within the window",
+    ("now", "models"): "what is asked for, within the window",
+    ("now", "upstreams"): "who answers, within 5 minutes at least",
+    ("now", "limits"): "limits near their end, as in `limits`, the 50 nearest",
+    ("daemons", "pid"): "its process",
+    ("daemons", "host"): "the machine's name",
+    ("daemons", "started_at"): "since when it serves",
+    ("slowest", "request_id"): "its id, as the client was told",
+    ("slowest", "user"): "the user",
+    ("slowest", "key"): "USER/NAME",
+    ("slowest", "model"): "the model that was asked for",
+    ("slowest", "upstream"): "that it was first sent to",
+    ("slowest", "streamed"): "whether the answer comes as a stream",
+    ("slowest", "age_ms"): "how long it has taken so far",
+    ("slowest", "held_usd"): "what is held for it",
+    ("slowest", "stranded"): "whether its process died",
     ("error", "code"): f"one of: {', '.join(sorted(CODES))}",
     ("error", "message"): "what is wrong, and how to mend it",
 }
@@ -528,6 +574,33 @@ def fields_of(name: str) -> list[Field]:
             return made(name, ok=FLAG, checks=several(of("checks")), problems=several(of("problems")))
         case "checked config":
             return made(name, ok=FLAG, config=TEXT, problems=several(TEXT))
+        case "now":
+            return made(
+                name,
+                time=TIME,
+                daemons=several(of("daemons")),
+                rates=several(of("sums")),
+                history_seconds=WHOLE,
+                history=several(WHOLE),
+                in_flight=WHOLE,
+                stranded=WHOLE,
+                slowest=several(of("slowest")),
+                users=several(of("shares")),
+                models=several(of("shares")),
+                upstreams=several(of("answering")),
+                limits=several(of("limits")),
+            )
+        case "daemons":
+            return made(name, pid=WHOLE, host=TEXT, started_at=TIME)
+        case "sums":
+            return RATE
+        case "shares":
+            return [NAMED, *RATE, IN_FLIGHT]
+        case "answering":
+            return [NAMED, *RATE, IN_FLIGHT, *ANSWERED]
+        case "slowest":
+            named_ = dict.fromkeys(("request_id", "user", "key", "model", "upstream"), TEXT)
+            return made(name, **named_, streamed=FLAG, age_ms=WHOLE, held_usd=USD, stranded=FLAG)
         case "error":
             return made(name, code=TEXT, message=TEXT)
         case "explained":
@@ -585,6 +658,7 @@ NESTED = {
     "explained price": ("rates",),
     "verified": ("findings", "repaired"),
     "examined": ("checks", "problems"),
+    "now": ("daemons", "sums", "slowest", "shares", "answering"),
 }
 
 

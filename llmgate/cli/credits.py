@@ -251,7 +251,7 @@ def refund(
     ctx: typer.Context,
     usage: Annotated[
         str,
-        typer.Argument(metavar="USAGE", help="`id` or `request_id` of the request, as `usage --json` shows them."),
+        typer.Argument(metavar="USAGE", help="The request: its id in `usage`, or its request id."),
     ],
     amount: Annotated[
         str | None, typer.Option("--amount", metavar="USD", help="Only a part; what is left by default.")

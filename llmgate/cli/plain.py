@@ -28,14 +28,17 @@ def write(columns: Sequence[Column], rows: list[Cells], total: Cells | None) -> 
         sys.stdout.write(ruler + _line(columns, widths, total))
 
 
-LIKELY = {Kind.TIME: 19, Kind.WORD: 14, Kind.TEXT: 16, Kind.NUMBER: 7, Kind.MONEY: 11, Kind.STATE: 9}
+LIKELY = {Kind.ID: 8, Kind.TIME: 19, Kind.WORD: 14, Kind.TEXT: 16, Kind.NUMBER: 7, Kind.MONEY: 11, Kind.STATE: 9}
 """How wide the values of a column are going to be, as far as anybody can know before they are there."""
+
+NAMES = (Kind.WORD, Kind.TEXT, Kind.STATE)
 
 
 def follow(columns: Sequence[Column], rows: Iterable[Mapping[Column, str]]) -> None:
     """A table of rows that come one by one: the titles at once, then a line for each. A column grows where it must.
 
-    On a terminal the most minor columns are left out until a line is likely to fit.
+    On a terminal the most minor columns are left out until a line is likely to fit. If none can be, names begin as
+    narrow as they can.
     """
     chosen = [column for column in columns if column.show is Show.ALWAYS]
     widths = {column: max(len(column.title), LIKELY.get(column.kind, 0)) for column in chosen}
@@ -43,6 +46,7 @@ def follow(columns: Sequence[Column], rows: Iterable[Mapping[Column, str]]) -> N
     while room is not None and sum(widths[column] + GAP for column in chosen) - GAP > room:
         minor = max(chosen, key=lambda column: column.minor)
         if not minor.minor:
+            widths |= {column: len(column.title) for column in chosen if column.kind in NAMES}
             break
         chosen.remove(minor)
     sys.stdout.write(_line(chosen, [widths[column] for column in chosen], [column.title for column in chosen]))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import typer
@@ -51,34 +54,47 @@ PAGE = 1000
 """Rows that are read at a time, so that a slow reader of the output never holds the database."""
 
 COLUMNS = (
-    Column("id", Kind.ID, Show.NEVER),
+    Column("id", Kind.ID),
     Column("time", Kind.TIME),
     Column("request_id", Kind.WORD, Show.NEVER),
     Column("user", Kind.WORD, Show.NEVER),
     Column("team", Kind.WORD, Show.NEVER),
     Column("key", Kind.WORD),
     Column("model", Kind.TEXT),
-    Column("upstream", Kind.WORD, minor=1),
+    Column("upstream", Kind.WORD, minor=2),
     Column("format", Kind.WORD, Show.NEVER),
-    Column("input_tokens", Kind.NUMBER),
-    Column("cached_tokens", Kind.NUMBER, Show.USED, minor=3),
+    Column("input_tokens", Kind.NUMBER, minor=1),
+    Column("cached_tokens", Kind.NUMBER, Show.USED, minor=4),
     Column("cache_write_tokens", Kind.NUMBER, Show.NEVER),
-    Column("output_tokens", Kind.NUMBER),
-    Column("reasoning_tokens", Kind.NUMBER, Show.USED, minor=3),
-    Column("cost_usd", Kind.MONEY, minor=1),
+    Column("output_tokens", Kind.NUMBER, minor=1),
+    Column("reasoning_tokens", Kind.NUMBER, Show.USED, minor=4),
+    Column("cost_usd", Kind.MONEY, minor=2),
     Column("charge_usd", Kind.MONEY),
-    Column("wasted_usd", Kind.MONEY, Show.USED, minor=1),
+    Column("wasted_usd", Kind.MONEY, Show.USED, minor=2),
     Column("status", Kind.STATE),
     Column("source", Kind.WORD, Show.NEVER),
     Column("cost_source", Kind.WORD, Show.NEVER),
-    Column("overrun", Kind.FLAG, Show.USED, minor=1),
+    Column("overrun", Kind.FLAG, Show.USED, minor=2),
     Column("http_status", Kind.ID, Show.NEVER),
     Column("streamed", Kind.FLAG, Show.NEVER),
-    Column("duration_ms", Kind.NUMBER, minor=2),
+    Column("duration_ms", Kind.NUMBER, minor=3),
     Column("ttft_ms", Kind.NUMBER, Show.NEVER),
-    Column("tags", Kind.MAP, Show.USED, minor=2),
+    Column("tags", Kind.MAP, Show.USED, minor=3),
     Column("account", Kind.WORD, Show.NEVER),
 )
+
+NARROW = 100
+"""Columns of a terminal below which lines that go on have only what matters most, so that each stays one line."""
+
+BRIEF = (
+    Column("time", Kind.ID),
+    Column("id", Kind.ID, minor=1),
+    Column("user", Kind.WORD),
+    Column("model", Kind.TEXT),
+    Column("charge_usd", Kind.MONEY),
+    Column("status", Kind.STATE),
+)
+"""That: of the time the hour, of the key its user."""
 
 AS_STORED = (
     *("id", "request_id", "user", "team", "account", "model", "upstream", "format", "status", "source"),
@@ -121,7 +137,8 @@ def usage(
     On a terminal the newest 50; all of them on a pipe, and in every other format than a table.
 
     With --follow each request is shown once, when it has ended, in JSON as one object a line. It begins with what
-    --since or --last ask for; else with the newest 10 on a terminal, and with what comes next on a pipe.
+    --since or --last ask for; else with the newest 10 on a terminal, and with what comes next on a pipe. A narrow
+    terminal gets what matters most, each request on one line.
     """
     if follow and until is not None:
         raise UsageError("--follow has no end: leave out --until")
@@ -133,8 +150,13 @@ def usage(
         on_terminal = sys.stdout.isatty() and session(ctx).wanted is Format.TABLE
         if follow:
             newest = last or (None if since else TAIL if on_terminal else 0)
+            brief = on_terminal and shutil.get_terminal_size().columns < NARROW
+            rows = map(as_row, _follow(db, filters, newest))
             with suppress(KeyboardInterrupt):
-                following(ctx, COLUMNS, map(as_row, _follow(db, filters, newest)), zone=db.zone)
+                if brief:
+                    following(ctx, BRIEF, (_brief(row, db.zone) for row in rows), zone=db.zone)
+                else:
+                    following(ctx, COLUMNS, rows, zone=db.zone)
             return
         newest = last or (NEWEST if on_terminal else None)
         rows = map(as_row, _rows(db, filters, newest))
@@ -187,6 +209,10 @@ def _follow(db: Database, filters: dict[str, Any], newest: int | None) -> Iterat
             now = store.mark(tx)
         yield from store.between(db, coming, seen, now, PAGE)
         seen = now
+
+
+def _brief(row: Row, zone: ZoneInfo) -> Row:
+    return {**row, "time": f"{datetime.fromtimestamp(row['time'] // 1000, UTC).astimezone(zone):%H:%M:%S}"}
 
 
 def as_row(row: StoreRow) -> Row:

@@ -136,6 +136,10 @@ class Database:
         """From now on a locked database is an error at once: an event loop must not sleep."""
         self.conn.execute("PRAGMA busy_timeout = 0")
 
+    def only_read(self) -> None:
+        """From now on a write is an error."""
+        self.conn.execute("PRAGMA query_only = ON")
+
     def shorten_log(self) -> None:
         """Where the write-ahead log has grown long, let the next write begin it anew. To be called between two reads by
         whoever reads for long: while anybody reads, it can only grow. Where it can't be done now, nothing is done.

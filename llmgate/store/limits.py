@@ -76,6 +76,11 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         """What a new request may still take."""
         return self.amount - self.used - self.held
 
+    @property
+    def percent(self) -> int:
+        """How much of it is used or held, rounded down. A limit of nothing forbids: it has no end to be near to."""
+        return 100 * (self.used + self.held) // self.amount if self.amount else 0
+
 
 def subjects(key_id: str, user_id: int, team_id: int | None) -> list[Subject]:
     """Whose counters a request moves."""
@@ -495,15 +500,55 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 def listing(tx: Tx, policy: Policy, target: str | None = None) -> list[Listed]:
     """The limits of a target, or of everybody: of users (own, plan's, default's), of teams and of keys."""
     wanted = subject_of(tx, target)[0] if target is not None else None
-    found = []
+    found: list[Listed] = []
     for subject, name, plan_name in _everybody(tx):
         if wanted in (None, subject):
-            plan = policy.plans.get(plan_name) if plan_name else None
-            counters = {_slot(row): row for row in _counters(tx, [subject])}
-            for limit, source in _on_subject(tx, subject, plan, policy):
-                standing = _standing(tx, limit, subject, source, counters.get(limit.slot), plan)
-                found.append(Listed(target=name, standing=standing))
+            found += _listed(tx, policy, subject, name, plan_name)
     return found
+
+
+def _listed(tx: Tx, policy: Policy, subject: Subject, name: str, plan_name: str | None) -> Iterator[Listed]:
+    plan = policy.plans.get(plan_name) if plan_name else None
+    counters = {_slot(row): row for row in _counters(tx, [subject])}
+    for limit, source in _on_subject(tx, subject, plan, policy):
+        standing = _standing(tx, limit, subject, source, counters.get(limit.slot), plan)
+        yield Listed(target=name, standing=standing)
+
+
+def near(tx: Tx, policy: Policy, percent: int, most: int) -> list[Listed]:
+    """Limits of which so many percent are used or held, at most `most` of them, the nearest to their end first.
+
+    Cheap where there are thousands of limits, because only those with a counter of the present window are looked at;
+    one that was hung a moment ago is told from its next request on. Counters say who may be near, limits say who is.
+    """
+    candidates = tx.execute(
+        """
+        SELECT subject_kind, subject_id FROM counters
+        WHERE amount > 0 AND start_ms <= ?1 AND ?1 < end_ms AND (used + held) * 100.0 >= amount * 0.999 * ?2
+        GROUP BY 1, 2 ORDER BY max((used + held) * 1.0 / amount) DESC, 1, 2 LIMIT ?3
+        """,
+        (tx.now_ms, percent, most),
+    ).fetchall()
+    found = [
+        one
+        for row in candidates
+        for one in _listed(tx, policy, _subject(row), *_somebody(tx, _subject(row)))
+        if one.standing.percent >= percent
+    ]
+    return sorted(found, key=lambda one: (-one.standing.percent, one.target))[:most]
+
+
+def _somebody(tx: Tx, subject: Subject) -> tuple[str, str | None]:
+    """How a subject is called, and its plan."""
+    if subject[0] == "key":
+        return f"key:{subject[1]}", None
+    sql = {
+        "user": "SELECT u.name, coalesce(u.plan, t.plan) FROM users u LEFT JOIN teams t ON t.id = u.team_id "
+        "WHERE u.id = ?",
+        "team": "SELECT 'team:' || name, NULL FROM teams WHERE id = ?",
+    }[subject[0]]
+    name, plan = tx.execute(sql, (_typed(subject),)).fetchone()
+    return name, plan
 
 
 def _everybody(tx: Tx) -> Iterator[tuple[Subject, str, str | None]]:

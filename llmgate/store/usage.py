@@ -37,6 +37,7 @@ FILTERS = {
     "status": "g.status = :status",
     "since_ms": "g.time_ms >= :since_ms",
     "until_ms": "g.time_ms < :until_ms",
+    "ended_from_ms": "g.time_ms + g.duration_ms >= :ended_from_ms",
     "after_id": "g.id > :after_id",
     "upto_id": "g.id <= :upto_id",
     "ids": "g.id IN (SELECT value FROM json_each(:ids))",
@@ -103,6 +104,12 @@ def mark(tx: Tx) -> Mark:
     return Mark(placed, frozenset(row[0] for row in tx.execute("SELECT id FROM holds")))
 
 
+def mark_before(tx: Tx, time_ms: int) -> Mark:
+    """A mark from which on everything comes that began at a moment or later."""
+    first = tx.value("SELECT min(id) FROM usage WHERE time_ms >= ?", time_ms)
+    return Mark(mark(tx).upto_id if first is None else first - 1, frozenset())
+
+
 def between(db: Database, filters: dict[str, Any], seen: Mark, now: Mark, size: int) -> Iterator[Row]:
     """The rows that came from one mark to another, those of old ids first, `size` at a time."""
     late = sorted(seen.in_flight - now.in_flight)
@@ -112,6 +119,14 @@ def between(db: Database, filters: dict[str, Any], seen: Mark, now: Mark, size: 
         for row in pages(db, filters | {"after_id": seen.upto_id, "upto_id": now.upto_id}, size):
             if row["id"] not in now.in_flight:  # it has ended since: it comes with the next mark
                 yield row
+
+
+def attempts(tx: Tx, ids: list[int]) -> list[Row]:
+    """The tries in vain of requests: what was billed for them, and by which upstream."""
+    return tx.execute(
+        "SELECT usage_id, upstream, cost_nano FROM attempts WHERE usage_id IN (SELECT value FROM json_each(?))",
+        (msgspec.json.encode(ids).decode(),),
+    ).fetchall()
 
 
 def count(tx: Tx) -> int:

@@ -13,7 +13,7 @@ import secrets
 import socket
 from pathlib import Path
 
-from .db import Tx
+from .db import Row, Tx
 
 
 class Worker:
@@ -65,6 +65,12 @@ def living(database: Path) -> int:
     if not folder.is_dir():
         return 0
     return sum(_alive(path) for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def serving(tx: Tx, database: Path) -> list[Row]:
+    """The workers that live, the oldest first."""
+    rows = tx.execute("SELECT * FROM workers ORDER BY started_ms, id").fetchall()
+    return [row for row in rows if _alive(_folder(database) / row["id"])]
 
 
 def _alive(path: Path) -> bool:

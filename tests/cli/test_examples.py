@@ -24,6 +24,8 @@ NOT_RUN = {
     "llmgate serve --bind 127.0.0.1:0 --db /tmp/try.db": ENDLESS,
     "llmgate usage --follow --tag agent=coder": ENDLESS,
     "llmgate usage --follow --json | jq .charge_usd": ENDLESS,
+    "llmgate top": ENDLESS,
+    "llmgate top --interval 5s --window 10m": ENDLESS,
     "llmgate prices update": "fetches a list from the internet",
 }
 """Why an example is not run here; what it shows has tests of its own."""

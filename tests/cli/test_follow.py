@@ -109,7 +109,7 @@ def test_a_pipe_gets_lines_with_titles_at_once(book: Book, follow: Follow) -> No
     alice = book.user("alice")
     book.settle(book.place(alice))
     follower = follow("--last", "1")
-    assert follower.line().split()[:4] == ["time", "key", "model", "upstream"]
+    assert follower.line().split()[:4] == ["id", "time", "key", "model"]
     assert "alice/default" in follower.line()
     book.settle(book.place(alice, model="a-model-with-a-name-that-is-long"))
     assert "a-model-with-a-name-that-is-long" in follower.line()
@@ -132,6 +132,19 @@ def test_a_terminal_begins_with_the_newest_and_fits(book: Book, cli: Cli) -> Non
     assert "m02" in out
     assert "m01" not in out
     assert max(len(row) for row in out.splitlines()) <= 110
+
+
+def test_a_narrow_terminal_gets_what_matters_on_one_line(book: Book, cli: Cli) -> None:
+    alice = book.user("alice")
+    for model in ("gpt-4o-mini", "claude-sonnet-4"):
+        book.settle(book.place(alice, model=model))
+    for columns, titles in ((60, ["time", "user", "model"]), (80, ["time", "id", "user", "model"])):
+        out = plain(cli.terminal("usage", "--follow", columns=columns, answers={"claude-sonnet-4": "\x03"}).out)
+        lines = [line for line in out.splitlines() if line and not line.startswith("^C")]
+        assert lines[0].split() == [*titles, "charge", "status"]
+        assert len(lines) == 3
+        assert max(map(len, lines)) <= columns
+        assert lines[1].startswith("12:00:00 ")
 
 
 def test_a_tail_has_no_end(cli: Cli) -> None:

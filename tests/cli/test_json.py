@@ -67,6 +67,7 @@ RUNS: dict[str, list[str]] = {
     ],
     "usage": ["usage", "usage --status error"],
     "export usage": ["export usage"],
+    "top": ["top", "top --window 1h"],
     "events": ["events"],
     "verify": ["verify", "verify --repair"],
     "doctor": ["doctor"],

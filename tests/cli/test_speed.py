@@ -36,6 +36,7 @@ print("imported:", *(name for name in {names!r} if name in sys.modules), file=sy
         (["report"], HEAVY),
         (["usage", "--format", "csv"], HEAVY),
         (["credits", "--json"], HEAVY),
+        (["top", "--json"], (*HEAVY, "rich.console")),
         (["config", "check"], HEAVY),
         (["upstreams"], HEAVY),
         (["models", "--help"], ("hypercorn", "aiohttp", "httpx", "sqlite_utils", "genai_prices")),

@@ -129,6 +129,15 @@ def test_usage_has_its_fields(reader: Cli) -> None:
     assert [row["account"] for row in rows] == ["alice", "team:research", "alice", "alice", "alice"]
 
 
+def test_usage_shows_the_id_that_a_refund_takes(cli: Cli) -> None:
+    path = books.fill_with(cli.folder / "llmgate.db", [books.Request()])
+    for width in (60, 80, 200):
+        lines = plain(cli.terminal("--db", path, "usage", columns=width).out).splitlines()
+        assert "id" in lines[[line.startswith("id") for line in lines].index(True)].split()
+        assert any(line.split()[:1] == ["1"] for line in lines)
+    cli("--db", path, "credits", "refund", "1")
+
+
 def test_usage_can_be_narrowed_in_time(reader: Cli) -> None:
     assert len(reader.data("usage", "--since", "1h")) == 3
     assert len(reader.data("usage", "--since", "25h")) == 4
