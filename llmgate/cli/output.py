@@ -61,7 +61,7 @@ def single(ctx: typer.Context, columns: Sequence[Column], row: Row, *, zone: Zon
     """Write one thing: an object in JSON, else its fields one below the other."""
     wanted = session(ctx).wanted
     if wanted is Format.JSON:
-        _line(json.dumps(_object(columns, row), ensure_ascii=_ascii(), indent=2))
+        _line(json.dumps(_object(columns, row), ensure_ascii=ascii_only(), indent=2))
     elif wanted is Format.CSV:
         _csv(columns, [row], zone)
     else:
@@ -113,7 +113,7 @@ def _json(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None)
     """An array, one row a line: it is written as it comes, and `grep` can read it."""
     between = "["
     for row in rows:
-        sys.stdout.write(f"{between}\n  {json.dumps(_object(columns, row), ensure_ascii=_ascii())}")
+        sys.stdout.write(f"{between}\n  {json.dumps(_object(columns, row), ensure_ascii=ascii_only())}")
         between = ","
     _line("[]" if between == "[" else "\n]")
 
@@ -121,7 +121,7 @@ def _json(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None)
 def _ndjson(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) -> None:  # noqa: ARG001
     """An object a line."""
     for row in rows:
-        _line(json.dumps(_object(columns, row), ensure_ascii=_ascii()))
+        _line(json.dumps(_object(columns, row), ensure_ascii=ascii_only()))
 
 
 def _csv(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) -> None:  # noqa: ARG001
@@ -139,7 +139,7 @@ def _cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
 
 
-def _ascii() -> bool:
+def ascii_only() -> bool:
     """Whether what reads the output can't be given more than ASCII."""
     return (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
 
@@ -179,7 +179,7 @@ def _align(cells: Sequence[list[str]], at: int) -> None:
 
 
 def _belongs(column: Column, rows: list[Row]) -> bool:
-    if column.show is Show.USED:
+    if column.show in (Show.USED, Show.SPARE):
         return any(row[column.name] != 0 and not says_nothing(row[column.name]) for row in rows)
     return column.show is Show.ALWAYS
 

@@ -6,6 +6,7 @@ Roll-ups know no hour and no tag, so what asks for these reads the usage rows of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import date
 from typing import Any
 
 from ..clock import hour_start_ms
@@ -90,6 +91,31 @@ def report(tx: Tx, by: Sequence[str], filters: dict[str, Any]) -> list[Row]:
         """,
         wanted,
     ).fetchall()
+
+
+def trends(tx: Tx, by: Sequence[str], filters: dict[str, Any], cells: int) -> dict[tuple[Any, ...], list[int]]:
+    """What each group was charged over a period, in so many parts of it at most, each of as many days; the first may
+    have less.
+
+    From roll-ups; `filters` must have `since` and `until`.
+    """
+    wanted = _wanted(filters)
+    first, last = (date.fromisoformat(wanted[name]) for name in ("since", "until"))
+    days = -(-((last - first).days + 1) // cells)
+    number = ((last - first).days + days) // days
+    missing = number * days - (last - first).days - 1
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for *group, at, charge_nano in tx.execute(
+        f"""
+        SELECT {", ".join(GROUPS[name] for name in by)},
+          CAST(julianday(r.day) - julianday(:since) + :missing AS INTEGER) / :days AS at, sum(r.charge_nano)
+        {_from(tx, "rollups", by)} {_where(wanted, False)}
+        GROUP BY {", ".join(str(place + 1) for place in range(len(by) + 1))}
+        """,
+        wanted | {"days": days, "missing": missing},
+    ):
+        found.setdefault(tuple(group), [0] * number)[at] = charge_nano
+    return found
 
 
 def of_rows(by: Sequence[str], filters: dict[str, Any]) -> bool:

@@ -10,7 +10,17 @@ import pytest
 
 from .conftest import Cli
 
-HEAVY = ("hypercorn", "aiohttp", "httpx", "httpx_aiohttp", "genai_prices", "sqlite_utils", "uvloop")
+HEAVY = (
+    "hypercorn",
+    "aiohttp",
+    "httpx",
+    "httpx_aiohttp",
+    "genai_prices",
+    "sqlite_utils",
+    "uvloop",
+    "plotext",
+    "matplotlib",
+)
 LIGHT = (*HEAVY, "pydantic", "rich.console", "msgspec", "sqlite3", "llmgate.config", "llmgate.store")
 
 SCRIPT = """
