@@ -34,7 +34,7 @@ def listing(
     wanted = session(ctx).wanted
     counted = _Counted(rows)
     if wanted is Format.TABLE:
-        _table(columns, list(counted), zone, total)
+        table(columns, list(counted), zone, total)
     else:
         _STREAMS[wanted](columns, counted, zone)
     if not counted.number:
@@ -158,21 +158,28 @@ def _medium() -> ModuleType:
     return plain
 
 
-def _table(columns: Sequence[Column], rows: list[Row], zone: ZoneInfo | None, total: Row | None) -> None:
-    if not rows:
-        return
+def table(columns: Sequence[Column], rows: list[Row], zone: ZoneInfo | None, total: Row | None) -> None:
+    """A table for people."""
+    if rows:
+        _medium().write(*laid_out(columns, rows, zone, total))
+
+
+def laid_out(
+    columns: Sequence[Column], rows: list[Row], zone: ZoneInfo | None, total: Row | None
+) -> tuple[list[Column], list[list[str]], list[str] | None]:
+    """The columns that a table has, what stands in it, and in the line that ends it."""
     chosen = [column for column in columns if _belongs(column, rows)]
     cells = [[shown(column, row, zone) for column in chosen] for row in rows]
     last = [shown(column, total, zone) if column.name in total else "" for column in chosen] if total else None
     for at, column in enumerate(chosen):
         if column.kind is Kind.MONEY:
             _align([*cells, last] if last else cells, at)
-    _medium().write(chosen, cells, last)
+    return chosen, cells, last
 
 
 def _align(cells: Sequence[list[str]], at: int) -> None:
     """Give the amounts of a column as many decimals each, so that their points stand one below the other."""
-    most = max(len(row[at].partition(".")[2]) for row in cells)
+    most = max((len(row[at].partition(".")[2]) for row in cells), default=0)
     for row in cells:
         if row[at]:
             row[at] += "0" * (most - len(row[at].partition(".")[2]))
