@@ -33,7 +33,7 @@ app = alone()
 FORMATS = ("table", "md", "html", "csv", "json")
 
 LINES = (
-    Column("model"),
+    Column("model", Kind.WORD),
     Column("requests", Kind.NUMBER),
     Column("quantities"),
     Column("price"),

@@ -43,7 +43,7 @@ print("imported:", *(name for name in {names!r} if name in sys.modules), file=sy
         (["--version"], LIGHT),
         (["keys", "list"], (*HEAVY, "pydantic", "rich.console")),
         (["keys", "add", "zoe"], HEAVY),
-        (["report"], HEAVY),
+        (["report", "--top", "3"], (*HEAVY, "pydantic")),
         (["usage", "--format", "csv"], HEAVY),
         (["credits", "--json"], HEAVY),
         (["config", "check"], HEAVY),
