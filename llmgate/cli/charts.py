@@ -65,10 +65,9 @@ class Chart(NamedTuple):
         return [share(point.value, self.total) for point in self.bars]
 
 
-def measure_of(rows: Iterable[Row]) -> str:
+def measure_of(rows: Sequence[Row]) -> str:
     """What is worth drawing of these rows."""
-    found = list(rows)
-    return next((name for name in MEASURES if any(row[name] for row in found)), MEASURES[0])
+    return next((name for name in MEASURES if any(row[name] for row in rows)), MEASURES[0])
 
 
 def bars_of(groups: Sequence[str], rows: Iterable[Row], measure: str) -> list[Point]:

@@ -253,17 +253,16 @@ def _chart(
     """Bars by what is no time, and a series by what is one, else by day."""
     times = [name for name in reports.IN_ORDER if name in groups]
     within = [name for name in groups if name not in times]
-    rows = _read(tx, within, filters, None)
-    sums = _read(tx, [], filters, None)
-    measure = charts.measure_of(sums)
     first, today = date.fromisoformat(filters["since"]), clock.local_day(tx.now_ms, tx.zone)
     last = date.fromisoformat(filters["until"]) if filters["until"] else today
     last = max(first, min(last, today))
     bucket = charts.fitting(times[0] if times else "day", first, last, room)
-    values = {row[bucket]: row[measure] for row in _read(tx, [bucket], filters, None)}
+    rows = _read(tx, [bucket], filters, None)
+    measure = charts.measure_of(rows)
+    values = {row[bucket]: row[measure] for row in rows}
     names = list(charts.buckets(bucket, first, last, tx.now_ms, tx.zone))
     names += sorted(values.keys() - set(names))  # a clock that was ahead once
-    bars = charts.largest(charts.bars_of(within, rows, measure), top) if within else []
+    bars = charts.largest(charts.bars_of(within, _read(tx, within, filters, None), measure), top) if within else []
     span = filters["since"] if first == last else f"{first} to {last}"
     return charts.Chart(
         measure=measure,
@@ -272,7 +271,7 @@ def _chart(
         about=" · ".join((span, tx.zone.key, *narrowed)),
         bars=bars,
         series=charts.series_of(bucket, names, values, tx.zone) if len(names) > 1 or not bars else [],
-        total=sums[0][measure],
+        total=sum(values.values()),
     )
 
 
