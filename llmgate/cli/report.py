@@ -138,7 +138,8 @@ def report(
 
     cost is what the upstreams bill, charge is what the accounts pay. wasted is what upstreams billed for tries that
     failed: a cost on top, that nobody is charged. Days are those of the time zone of the books, and
-    the first and the last one are counted whole.
+    the first and the last one are counted whole. Where a table has room, share is a row's part of the charge, and trend
+    the period in up to 16 signs, the highest of which is the row's own most; a dot is nothing.
 
     A request with several tags is counted at each of them, and once in the total. --top keeps the N dearest; of each
     day (hour, week, month) if rows are by that. --compare sets the charge beside that of as many days before; beside
