@@ -30,6 +30,8 @@ class Kind(Enum):
     """nano-USD."""
     PERCENT = auto()
     """Tenths of a percent."""
+    SHARE = auto()
+    """A part and the whole."""
     FIGURE = auto()
     """A count, or an amount of USD as a decimal string: what a limit is about decides."""
     TIME = auto()
@@ -46,6 +48,8 @@ class Show(Enum):
     USED = auto()
     """Only where some row has a value."""
     NEVER = auto()
+    SPARE = auto()
+    """Only where there is room for it beside all others; in tables only, so nothing is lost without it."""
 
 
 class Column(NamedTuple):
@@ -63,7 +67,7 @@ class Column(NamedTuple):
     @property
     def right(self) -> bool:
         """Whether its values stand at the right edge."""
-        return self.kind in (Kind.NUMBER, Kind.MONEY, Kind.PERCENT, Kind.FIGURE)
+        return self.kind in (Kind.NUMBER, Kind.MONEY, Kind.PERCENT, Kind.SHARE, Kind.FIGURE)
 
 
 def exact(column: Column, row: Row) -> Any:
@@ -95,6 +99,8 @@ def shown(column: Column, row: Row, zone: ZoneInfo | None) -> str:
             return f"{value:,}"
         case Kind.PERCENT:
             return f"{value / 10:+,.1f}%"
+        case Kind.SHARE:
+            return share(*value)
         case Kind.FIGURE:
             return f"{value:,}" if isinstance(value, int) else f"${value}"
         case Kind.TIME if isinstance(value, int):
@@ -106,6 +112,14 @@ def shown(column: Column, row: Row, zone: ZoneInfo | None) -> str:
         case Kind.MAP:
             return visible(", ".join(f"{name}={_item(item)}" for name, item in value.items() if not says_nothing(item)))
     return visible(str(value))
+
+
+def share(part: int, whole: int) -> str:
+    """A part in percent; one that is there is never told as nothing."""
+    if not whole:
+        return ""
+    tenths = (2000 * part + whole) // (2 * whole)
+    return "<0.1%" if part and not tenths else f"{tenths / 10:.1f}%"
 
 
 def says_nothing(value: Any) -> bool:

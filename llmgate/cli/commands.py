@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry("report", "report", "Sum up what was used and what it cost."),
         Entry("usage", "usage", "Show requests one by one."),
         Entry("top", "top", "Show what happens now: rates, requests in flight, upstreams, limits near their end."),
+        Entry("invoice", "invoice", "Write the invoice of an account for a month."),
         Entry("export", "export", "Write usage or ledger entries for other programs."),
         Entry("events", "events", "List what happened that is worth telling."),
     ),

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from textwrap import dedent
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -116,15 +116,26 @@ class _Parsed:
 class Verb(_Parsed, TyperCommand):
     """One command."""
 
+    bare: tuple[str, ...] = ()
+    """Options that may stand without their value."""
+
     def __init__(self, *args: Any, params: list[Any] | None = None, **settings: Any) -> None:
         super().__init__(*args, params=_with_shared(params), **settings)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.allow_extra_args = True
-        rest = super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, list(self._with_values(args)))
         if rest and not ctx.resilient_parsing:
             raise too_many(rest, ctx)
         return rest
+
+    def _with_values(self, args: list[str]) -> Iterator[str]:
+        """A bare option gets an empty value, and so doesn't take the next option for one."""
+        end = args.index("--") if "--" in args else len(args)
+        for at, word in enumerate(args):
+            yield word
+            if word in self.bare and at < end and (at + 1 == len(args) or args[at + 1].startswith("-")):
+                yield ""
 
 
 class Noun(_Parsed, TyperGroup):
@@ -196,9 +207,12 @@ def _nothing() -> None:
     pass
 
 
-def verb(app: typer.Typer, name: str, *, examples: str) -> Callable[[Function], Function]:
-    """Declare a command. Its docstring is its help, `examples` one command line per line."""
-    return app.command(name, cls=Verb, epilog=dedent(examples).strip())
+def verb(app: typer.Typer, name: str, *, examples: str, bare: tuple[str, ...] = ()) -> Callable[[Function], Function]:
+    """Declare a command. Its docstring is its help, `examples` one command line per line; the options in `bare` may
+    stand without their value, which is then empty.
+    """
+    known = type("Verb", (Verb,), {"bare": bare}) if bare else Verb
+    return app.command(name, cls=known, epilog=dedent(examples).strip())
 
 
 def alone() -> typer.Typer:

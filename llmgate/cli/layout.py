@@ -1,7 +1,8 @@
 """How a table fits a terminal. Pure: what is to be shown and the room in, the width of each column out.
 
-In this order: as it is; with its texts folded between words; with everything folded but ids and figures, long words
-where they have a joint; the same without one minor column after the other; at last with words broken anywhere.
+In this order: as it is; without what needs room to spare; with its texts folded between words; with everything folded
+but ids and figures, long words where they have a joint; the same without one minor column after the other; at last with
+words broken anywhere.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from rich.cells import cell_len
 
-from .columns import Column, Kind
+from .columns import Column, Kind, Show
 
 Cells = Sequence[str]
 
@@ -67,10 +68,14 @@ class Sizes(NamedTuple):
 def fit(columns: Sequence[Column], rows: Sequence[Cells], room: int) -> Fit | None:
     """The most comfortable layout that fits the room; None: none does, a block of lines per row is better."""
     sizes = [_sizes(column, [row[at] for row in rows]) for at, column in enumerate(columns)]
-    everything = range(len(columns))
+    everything = list(range(len(columns)))
     natural = {at: sizes[at].natural for at in everything}
+    spare = [at for at in everything if columns[at].show is Show.SPARE]
+    while _needs(natural, GAP) > room and spare:
+        del natural[spare.pop()]
     if _needs(natural, GAP) <= room:
         return Fit(natural, GAP)
+    everything = list(natural)
     found = _folded(columns, sizes, everything, FOLDED, GAP, room, lambda size: size.whole)
     for least in (lambda size: size.joint, lambda _: 0):
         kept = list(everything)

@@ -39,6 +39,11 @@ class Whose(NamedTuple):
     plan: str | None
     tag: list[str] | None
 
+    def said(self) -> list[str]:
+        """What was asked for, in words."""
+        given = {name: value for name, value in self._asdict().items() if value is not None and value != []}
+        return [f"{name} {', '.join(value) if isinstance(value, list) else value}" for name, value in given.items()]
+
     def filters(self, tx: Tx) -> dict[str, Any]:
         """As the store takes them. Raises Refusal for a user, team or key that there isn't: that is a typo."""
         if self.user is not None:

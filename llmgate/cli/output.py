@@ -37,7 +37,7 @@ def listing(
     wanted = session(ctx).wanted
     counted = _Counted(rows)
     if wanted is Format.TABLE:
-        _table(columns, list(counted), zone, total)
+        table(columns, list(counted), zone, total)
     else:
         _STREAMS[wanted](columns, counted, zone)
     if not counted.number:
@@ -65,7 +65,7 @@ def single(ctx: typer.Context, columns: Sequence[Column], row: Row, *, zone: Zon
     """Write one thing: an object in JSON, else its fields one below the other."""
     wanted = session(ctx).wanted
     if wanted is Format.JSON:
-        _line(json.dumps(_object(columns, row), ensure_ascii=_ascii(), indent=2))
+        _line(json.dumps(_object(columns, row), ensure_ascii=ascii_only(), indent=2))
     elif wanted is Format.CSV:
         _csv(columns, [row], zone)
     else:
@@ -115,7 +115,7 @@ def _object(columns: Sequence[Column], row: Row) -> dict[str, Any]:
 
 def _json(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) -> None:  # noqa: ARG001
     """An array, one row a line: it is written as it comes, and `grep` can read it."""
-    between, encode = "[", json.JSONEncoder(ensure_ascii=_ascii()).encode
+    between, encode = "[", json.JSONEncoder(ensure_ascii=ascii_only()).encode
     for row in rows:
         sys.stdout.write(f"{between}\n  {encode(_object(columns, row))}")
         between = ","
@@ -124,7 +124,7 @@ def _json(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None)
 
 def _ndjson(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) -> None:  # noqa: ARG001
     """An object a line."""
-    encode = json.JSONEncoder(ensure_ascii=_ascii()).encode
+    encode = json.JSONEncoder(ensure_ascii=ascii_only()).encode
     for row in rows:
         _line(encode(_object(columns, row)))
 
@@ -144,7 +144,7 @@ def _cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
 
 
-def _ascii() -> bool:
+def ascii_only() -> bool:
     """Whether what reads the output can't be given more than ASCII."""
     return (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
 
@@ -163,28 +163,35 @@ def _medium() -> ModuleType:
     return plain
 
 
-def _table(columns: Sequence[Column], rows: list[Row], zone: ZoneInfo | None, total: Row | None) -> None:
-    if not rows:
-        return
+def table(columns: Sequence[Column], rows: list[Row], zone: ZoneInfo | None, total: Row | None) -> None:
+    """A table for people."""
+    if rows:
+        _medium().write(*laid_out(columns, rows, zone, total))
+
+
+def laid_out(
+    columns: Sequence[Column], rows: list[Row], zone: ZoneInfo | None, total: Row | None
+) -> tuple[list[Column], list[list[str]], list[str] | None]:
+    """The columns that a table has, what stands in it, and in the line that ends it."""
     chosen = [column for column in columns if _belongs(column, rows)]
     cells = [[shown(column, row, zone) for column in chosen] for row in rows]
     last = [shown(column, total, zone) if column.name in total else "" for column in chosen] if total else None
     for at, column in enumerate(chosen):
         if column.kind is Kind.MONEY:
             _align([*cells, last] if last else cells, at)
-    _medium().write(chosen, cells, last)
+    return chosen, cells, last
 
 
 def _align(cells: Sequence[list[str]], at: int) -> None:
     """Give the amounts of a column as many decimals each, so that their points stand one below the other."""
-    most = max(len(row[at].partition(".")[2]) for row in cells)
+    most = max((len(row[at].partition(".")[2]) for row in cells), default=0)
     for row in cells:
         if row[at]:
             row[at] += "0" * (most - len(row[at].partition(".")[2]))
 
 
 def _belongs(column: Column, rows: list[Row]) -> bool:
-    if column.show is Show.USED:
+    if column.show in (Show.USED, Show.SPARE):
         return any(row[column.name] != 0 and not says_nothing(row[column.name]) for row in rows)
     return column.show is Show.ALWAYS
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from datetime import date, timedelta
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
@@ -15,6 +16,7 @@ from ..pricing import Price
 from ..store import reports
 from ..store.db import Row as StoreRow
 from ..store.db import Tx
+from . import charts
 from .columns import Column, Kind, Row, Show
 from .context import open_store
 from .grammar import alone, verb
@@ -32,8 +34,8 @@ from .options import (
     period,
     words,
 )
-from .output import listing
-from .session import note
+from .output import ascii_only, listing
+from .session import Format, note, session
 from .suggest import unknown
 
 app = alone()
@@ -76,6 +78,15 @@ COMPARED = (
 )
 """Of the charge: `difference_usd` is now less before, `percent` that of before (nothing, where nothing was before)."""
 
+BESIDE = (Column("share", Kind.SHARE, Show.SPARE), Column("trend", Kind.WORD, Show.SPARE))
+"""Beside the sums of a table: the part of the charge, and a sparkline of the period, against the row's own highest."""
+
+CELLS = 16
+"""How many signs a sparkline has at most, each for as many days."""
+
+READABLE = 100
+"""Rows; nobody compares the trends of more, and they cost as much as the report."""
+
 OTHERS = "others"
 
 
@@ -89,7 +100,10 @@ OTHERS = "others"
     llmgate report --since 7d --by tag --tag agent=coder
     llmgate report --since 2026-10-01 --until 2026-10-31 --by model --compare --top 5
     llmgate report --since 30d --by model --prices next-year.csv
+    llmgate report --since 30d --by team --chart
+    llmgate report --since 2026-10-01 --until 2026-10-31 --by user --by week --chart october.svg
     """,
+    bare=("--chart",),
 )
 def report(
     ctx: typer.Context,
@@ -115,12 +129,17 @@ def report(
     file: Annotated[
         str | None, typer.Option("--prices", metavar="FILE", help="What it would have been charged by this list.")
     ] = None,
+    chart: Annotated[
+        str | None,
+        typer.Option("--chart", metavar="[FILE]", help="Draw it: here, or into a file that ends in .svg or .png."),
+    ] = None,
 ) -> None:
     """Sum up what was used and what it cost.
 
     cost is what the upstreams bill, charge is what the accounts pay. wasted is what upstreams billed for tries that
     failed: a cost on top, that nobody is charged. Days are those of the time zone of the books, and
-    the first and the last one are counted whole.
+    the first and the last one are counted whole. Where a table has room, share is a row's part of the charge, and trend
+    the period in up to 16 signs, the highest of which is the row's own most; a dot is nothing.
 
     A request with several tags is counted at each of them, and once in the total. --top keeps the N dearest; of each
     day (hour, week, month) if rows are by that. --compare sets the charge beside that of as many days before; beside
@@ -128,8 +147,17 @@ def report(
 
     With --prices (a list as `llmgate prices import` takes it) rerated is what the same requests would have been charged
     by the prices in FILE; those of models that it doesn't name keep their charge, and are counted as unpriced.
+
+    --chart draws the charge instead: a bar for each group (the 15 dearest, or --top), and under them each day's (or
+    hour's, week's, month's, if rows are by that) with the sum since the first. A file that is there is replaced;
+    drawing files takes matplotlib: `pip install 'llmgate[charts]'`.
     """
     groups = _groups(by)
+    narrowed = Whose(user, team, key, model, upstream, plan, tag)
+    if chart is not None:
+        _check_drawable(ctx, compare, file)
+        _draw(ctx, groups, since, until, narrowed, top, chart)
+        return
     if compare:
         _check_comparable(groups, file)
     price_of = _prices_of(file) if file is not None else None
@@ -137,7 +165,7 @@ def report(
     with open_store(ctx) as db:
         with db.read() as tx:
             days = _days(period(since, until, tx.now_ms, db.zone, precise=False), db.zone)
-            whose = Whose(user, team, key, model, upstream, plan, tag).filters(tx)
+            whose = narrowed.filters(tx)
             before = _before(days, clock.day_of(tx.now_ms, db.zone)) if compare else None
 
             def rows_of(by: list[str]) -> list[Row]:
@@ -148,18 +176,104 @@ def report(
             # Groups by tag overlap, so their sum is not the total.
             total = rows_of([]) if "tag" in groups else [_sum(rows, sums)]
             gone = reports.pruned(tx, whose | days) if reports.of_rows(groups, whose) or price_of else 0
-        if top is not None:
-            rows = _dearest(groups, rows, top, sums)
-        columns = (*(Column(name, Kind.TIME if name == "hour" else Kind.WORD) for name in groups), *sums)
+            if top is not None:
+                rows = _dearest(groups, rows, top, sums)
+            columns = (*(Column(name, Kind.TIME if name == "hour" else Kind.WORD) for name in groups), *sums)
+            if session(ctx).wanted is Format.TABLE and sums is SUMS:
+                rows = _with_shares(tx, groups, rows, total[0], whose | days)
+                columns += BESIDE if len(rows) > 1 else BESIDE[1:]
         empty = f"nothing was used from {days['since']} to {days['until'] or 'today'}"
         last = {**total[0], groups[0]: "total"} if len(rows) > 1 else None
         listing(ctx, columns, rows, empty=empty, zone=db.zone, total=last)
     if before:
         note(f"before: from {before['since']} to {before['until']}")
+    _tell_gone(gone)
+
+
+def _tell_gone(gone: int) -> None:
     if gone:
         note(
             f"{gone} requests of this time were pruned: their tags, hours and prices are gone, and they are not counted"
         )
+
+
+def _with_shares(tx: Tx, groups: list[str], rows: list[Row], total: Row, filters: dict[str, Any]) -> list[Row]:
+    """Rows with what is `BESIDE` them. There are no trends within times, and none of what roll-ups don't know."""
+    found: dict[tuple[Any, ...], list[int]] = {}
+    times = [name for name in groups if name in reports.IN_ORDER]
+    until = filters["until"] or clock.day_of(tx.now_ms, tx.zone)
+    drawable = filters["since"] < until and not times and not reports.of_rows(groups, filters) and not ascii_only()
+    if drawable and len(rows) <= READABLE:
+        trends = reports.trends(tx, groups, filters | {"until": until}, CELLS)
+        found = {tuple(name or None for name in group): values for group, values in trends.items()}
+    trend = {group: charts.sparkline(values) for group, values in found.items()}
+    return [
+        {
+            **row,
+            "share": (row["charge_usd"], total["charge_usd"]),
+            "trend": trend.get(tuple(row[name] for name in groups)),
+        }
+        for row in rows
+    ]
+
+
+FILE_POINTS = 120
+"""How many points of a series a picture has at most; a terminal has one for a column."""
+
+
+def _draw(
+    ctx: typer.Context, groups: list[str], since: str, until: str | None, whose: Whose, top: int | None, file: str
+) -> None:
+    """A chart on the terminal, or in a file."""
+    path = None
+    if file:
+        from . import picture
+
+        path = picture.check(file)
+    room = FILE_POINTS if path else shutil.get_terminal_size().columns - 20
+    with open_store(ctx) as db, db.read() as tx:
+        days = _days(period(since, until, tx.now_ms, db.zone, precise=False), db.zone)
+        filters = whose.filters(tx) | days
+        chart = _chart(tx, groups, filters, top or charts.MOST_BARS, room, whose.said())
+        gone = reports.pruned(tx, filters) if reports.of_rows(groups, filters) else 0
+    if path:
+        picture.write(chart, path)
+        note(f"wrote {path}")
+    elif chart.total:
+        from . import sketch
+
+        sketch.draw(chart)
+    else:
+        note(f"nothing was used from {days['since']} to {days['until'] or 'today'}")
+    _tell_gone(gone)
+
+
+def _chart(
+    tx: Tx, groups: list[str], filters: dict[str, Any], top: int, room: int, narrowed: Iterable[str]
+) -> charts.Chart:
+    """Bars by what is no time, and a series by what is one, else by day."""
+    times = [name for name in reports.IN_ORDER if name in groups]
+    within = [name for name in groups if name not in times]
+    first, today = date.fromisoformat(filters["since"]), clock.local_day(tx.now_ms, tx.zone)
+    last = date.fromisoformat(filters["until"]) if filters["until"] else today
+    last = max(first, min(last, today))
+    bucket = charts.fitting(times[0] if times else "day", first, last, room)
+    rows = _read(tx, [bucket], filters, None)
+    measure = charts.measure_of(rows)
+    values = {row[bucket]: row[measure] for row in rows}
+    names = list(charts.buckets(bucket, first, last, tx.now_ms, tx.zone))
+    names += sorted(values.keys() - set(names))  # a clock that was ahead once
+    bars = charts.largest(charts.bars_of(within, _read(tx, within, filters, None), measure), top) if within else []
+    span = filters["since"] if first == last else f"{first} to {last}"
+    return charts.Chart(
+        measure=measure,
+        groups=within,
+        bucket=bucket,
+        about=" · ".join((span, tx.zone.key, *narrowed)),
+        bars=bars,
+        series=charts.series_of(bucket, names, values, tx.zone) if len(names) > 1 or not bars else [],
+        total=sum(values.values()),
+    )
 
 
 def _read(
@@ -176,6 +290,14 @@ def _check_comparable(groups: list[str], file: str | None) -> None:
         raise UsageError(f"--compare is about the period as a whole: leave out --by {times[0]}")
     if file is not None:
         raise UsageError("--compare and --prices are two comparisons: choose one")
+
+
+def _check_drawable(ctx: typer.Context, compare: bool, file: str | None) -> None:
+    wanted = session(ctx).wanted
+    if wanted is not Format.TABLE:
+        raise UsageError(f"a chart is not written as {wanted}: leave out --chart, or the format")
+    if compare or file is not None:
+        raise UsageError(f"--chart draws what was charged: leave out {'--compare' if compare else '--prices'}")
 
 
 def _before(days: dict[str, str | None], today: str) -> dict[str, str | None]:

@@ -16,7 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from .columns import Column, Kind
+from .columns import Column, Kind, Show
 from .layout import GAP, Cells, Fit, cells_of, fit, wrapped
 from .session import note
 
@@ -34,21 +34,22 @@ STATES = {
 
 def write(columns: Sequence[Column], rows: list[Cells], total: Cells | None) -> None:
     """A table on stdout, with a line of totals if there is one."""
-    console = _console()
+    console = terminal()
     everything = [*rows, total] if total else rows
     fitting = fit(columns, everything, console.width)
     if fitting is None:
         _write_blocks(console, columns, everything)
         return
     console.print(_table(columns, fitting, rows, total))
-    left_out = [column.title for at, column in enumerate(columns) if at not in fitting.widths]
+    missing = (column for at, column in enumerate(columns) if at not in fitting.widths)
+    left_out = [column.title for column in missing if column.show is not Show.SPARE]
     if left_out:
         note(f"left out, the terminal is too narrow: {', '.join(left_out)} (--format csv has everything)")
 
 
 def write_fields(pairs: Sequence[tuple[str, str]]) -> None:
     """One thing: its fields one below the other."""
-    console = _console()
+    console = terminal()
     console.print(_fields(pairs, console.width))
 
 
@@ -56,7 +57,7 @@ def write_panel(title: str, parts: Sequence[str | Sequence[tuple[str, str]]]) ->
     """A few lines that stand out, for a terminal: paragraphs and fields. No border at the sides, so that a line can be
     copied whole.
     """
-    console = _console()
+    console = terminal()
     grid = Table.grid()
     width = min(console.width, WIDEST_PANEL)
     for part in parts:
@@ -64,9 +65,9 @@ def write_panel(title: str, parts: Sequence[str | Sequence[tuple[str, str]]]) ->
     console.print(Panel(grid, box=box.HORIZONTALS, width=width, title=Text(title), title_align="left", padding=(0, 1)))
 
 
-def _console() -> Console:
-    """The terminal. Rich guesses nothing: with NO_COLOR or a dumb terminal not even bold is sent."""
-    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "")
+def terminal() -> Console:
+    """The terminal. Rich guesses nothing: with NO_COLOR, on a dumb terminal or on a pipe not even bold is sent."""
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "") or not sys.stdout.isatty()
     return Console(
         file=sys.stdout,
         width=shutil.get_terminal_size().columns,

@@ -43,6 +43,7 @@ from .rules import (
     Seconds,
     SecretTexts,
     Size,
+    Text,
     ThePath,
     UpstreamModel,
     UpstreamName,
@@ -162,6 +163,15 @@ class PlanTable(msgspec.Struct, frozen=True, kw_only=True):
     billing: Literal["metered", "prepaid"] | None = None
 
 
+class InvoiceTable(msgspec.Struct, frozen=True, kw_only=True):
+    """Who issues invoices."""
+
+    name: Text | None = None
+    address: tuple[Text, ...] = ()
+    """Line by line."""
+    note: Text | None = None
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     database: Database | None = None
     timezone: Zone | None = None
@@ -173,6 +183,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     models: Mapping[ModelName, ModelTable] = msgspec.field(default_factory=dict)
     routes: Mapping[RoutePath, PathTable] = msgspec.field(default_factory=dict)
     plans: Mapping[PlanName, PlanTable] = msgspec.field(default_factory=dict)
+    invoice: InvoiceTable = InvoiceTable()
     path: Path | None = None
     """Where it was read; None for one made of the environment. Not an option."""
     listed: Mapping[str, pricing.Price] = msgspec.field(default_factory=dict)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,6 +103,7 @@ class Cli:
 def converse(terminal: int, answers: dict[str, str]) -> str:
     """Type each answer once its prompt was seen, until the other end is closed; returns all that was seen."""
     seen, end = "", time.monotonic() + 30
+    decoder = getincrementaldecoder("utf-8")()  # a sign of several bytes may come in two pieces
     while time.monotonic() < end:
         if not select.select([terminal], [], [], 0.1)[0]:
             continue
@@ -111,7 +113,7 @@ def converse(terminal: int, answers: dict[str, str]) -> str:
             break
         if not chunk:
             break
-        seen += chunk.decode()
+        seen += decoder.decode(chunk)
         for prompt in [prompt for prompt in answers if prompt in seen]:
             time.sleep(0.1)  # nobody types while the question is being written
             os.write(terminal, answers.pop(prompt).encode())

@@ -10,7 +10,17 @@ import pytest
 
 from .conftest import Cli
 
-HEAVY = ("hypercorn", "aiohttp", "httpx", "httpx_aiohttp", "genai_prices", "sqlite_utils", "uvloop")
+HEAVY = (
+    "hypercorn",
+    "aiohttp",
+    "httpx",
+    "httpx_aiohttp",
+    "genai_prices",
+    "sqlite_utils",
+    "uvloop",
+    "plotext",
+    "matplotlib",
+)
 LIGHT = (*HEAVY, "pydantic", "rich.console", "msgspec", "sqlite3", "llmgate.config", "llmgate.store")
 
 SCRIPT = """
@@ -33,7 +43,7 @@ print("imported:", *(name for name in {names!r} if name in sys.modules), file=sy
         (["--version"], LIGHT),
         (["keys", "list"], (*HEAVY, "pydantic", "rich.console")),
         (["keys", "add", "zoe"], HEAVY),
-        (["report"], HEAVY),
+        (["report", "--top", "3"], (*HEAVY, "pydantic")),
         (["usage", "--format", "csv"], HEAVY),
         (["credits", "--json"], HEAVY),
         (["top", "--json"], (*HEAVY, "rich.console")),

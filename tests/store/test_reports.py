@@ -10,11 +10,13 @@ from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmgate.clock import hour_start_ms
 from llmgate.pricing import UNITS, Price, amount
 from llmgate.store import accounts, keys, reports
 from llmgate.store.db import set_zone
@@ -315,3 +317,13 @@ def test_what_was_pruned_is_told(book: Book) -> None:
     assert found(book, ["hour"])[0]["hour"] == instant("2026-11-20", 12)
     assert reports.pruned(book.tx, {"tag": '["a=b"]'}) == 1
     assert reports.pruned(book.tx, {"since": "2026-11-20", "user": "alice"}) == 0
+
+
+@pytest.mark.parametrize("name", ["UTC", "Europe/Berlin", "Asia/Kathmandu", "Australia/Lord_Howe", "America/St_Johns"])
+def test_hours_begin_where_a_clock_on_the_wall_says(name: str) -> None:
+    zone, chance = ZoneInfo(name), random.Random(7)
+    hours = reports._hours(zone)
+    for day in ("2026-03-08", "2026-03-29", "2026-04-05", "2026-10-04", "2026-10-25", "2026-11-01"):
+        for _ in range(300):
+            ms = instant(day) + chance.randrange(-43_200_000, 129_600_000)
+            assert hours(ms) == hour_start_ms(ms, zone)
