@@ -43,6 +43,7 @@ from ..routing import Route, Target
 from ..store import accounts, holds, keys, objects, prices
 from ..store.admission import Claim
 from ..store.db import Database, Tx, now_ms
+from ..store.group import Steady
 from ..store.holds import Hold, Settled
 from ..store.keys import Caller
 from ..types import Ask
@@ -85,6 +86,9 @@ HOLD_PATIENCE_S = 5.0
 END_PATIENCE_S = 2.0
 """A stream's end is sent when it is settled, or after this long."""
 
+MOST_LET_IN = 100_000
+"""Keys that are remembered because they were let in."""
+
 MOST_RESOLVED = 10_000
 """Names that are kept resolved; past that all are resolved anew."""
 
@@ -120,6 +124,8 @@ class Gateway:
         self._drained = 0
         self._ending = False
         self._book = NOTHING_SET
+        self._let_in: set[bytes] = set()
+        """Whose latest request was let in: the next one is decided by its hold alone."""
         self._configure(config, upstreams)
 
     def _configure(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
@@ -268,8 +274,9 @@ class Gateway:
             )
         exchange.resolved = exchange.resolved.at(exchange.places)
         claim = self._claim(exchange, ask, exchange.resolved, key_hash, tags)
-        # Decided here as well, so that who is refused never takes the writer's time.
-        self.look(lambda tx: holds.decide(tx, claim, self.policy))
+        if key_hash not in self._let_in:
+            # Decided here as well, so that who is refused again and again never takes the writer's time.
+            self.look(lambda tx: holds.decide(tx, claim, self.policy))
         return claim
 
     async def book(self) -> Book:
@@ -361,11 +368,20 @@ class Gateway:
         while True:
             assert exchange.resolved is not None
             try:
-                return await self._place(claim, exchange.resolved.version)
+                hold = await self._place(claim, exchange.resolved.version)
             except prices.Outdated:
+                await self.book()
                 claim = await self._claimed(exchange, asked, claim.key_hash, claim.tags)
+            except LlmgateError:
+                self._let_in.discard(claim.key_hash)
+                raise
+            else:
+                if len(self._let_in) >= MOST_LET_IN:
+                    self._let_in.clear()
+                self._let_in.add(claim.key_hash)
+                return hold
 
-    async def _place(self, claim: Claim, version: Version) -> Hold:
+    def _place(self, claim: Claim, version: Version) -> asyncio.Future[Hold]:
         """Place the hold. If we are cancelled while it is being written it is released again: nobody would own it."""
         policy = self.policy
 
@@ -373,17 +389,10 @@ class Gateway:
             prices.check(tx, version)
             return holds.place(tx, claim, policy)
 
-        placing = asyncio.ensure_future(self.writer.run(place, patience_s=HOLD_PATIENCE_S))
-        try:
-            return await asyncio.shield(placing)
-        except asyncio.CancelledError:
-            placing.add_done_callback(self._unwanted)
-            raise
+        return self.writer.submit(Steady(place), patience_s=HOLD_PATIENCE_S, unwanted=self._unwanted)
 
-    def _unwanted(self, placing: asyncio.Future[Hold]) -> None:
-        if not placing.cancelled() and placing.exception() is None:
-            hold_id = placing.result().id
-            self._spawn(self.writer.run(lambda tx: holds.release(tx, hold_id)))
+    def _unwanted(self, hold: Hold) -> None:
+        self._spawn(self.writer.run(lambda tx: holds.release(tx, hold.id)))
 
     # ── 5 to 7: from the hold to its outcome ──────────────────────────────────────────────────────────────────────────
 
@@ -562,9 +571,16 @@ class Gateway:
                     return None
                 return holds.settle(tx, hold_id, outcome, policy)
 
-            exchange.settling = self._spawn(self.writer.run(resolve))
-            exchange.settling.add_done_callback(partial(_settled, exchange.request_id, hold_id))
+            settling = exchange.settling = self.writer.submit(Steady(resolve))
+            self._background.add(settling)
+            settling.add_done_callback(partial(self._settled, exchange.request_id, hold_id))
         return exchange.settling
+
+    def _settled(self, request_id: str, hold_id: int, settling: asyncio.Future[Settled | None]) -> None:
+        """A settlement that failed must not go unheard: its hold stays until the next start."""
+        self._background.discard(settling)
+        if not settling.cancelled() and settling.exception() is not None:
+            log.error("hold %d of %s could not be settled", hold_id, request_id, exc_info=settling.exception())
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """Work that goes on whatever becomes of the request."""
@@ -658,12 +674,6 @@ def with_usage(answer: bytes, field: bytes) -> bytes:
         return answer
     rest = whole[:-1].rstrip()
     return rest + (b"" if rest == b"{" else b",") + field + b"}"
-
-
-def _settled(request_id: str, hold_id: int, settling: asyncio.Future[Settled | None]) -> None:
-    """A settlement that failed must not go unheard: its hold stays until the next start."""
-    if not settling.cancelled() and settling.exception() is not None:
-        log.error("hold %d of %s could not be settled", hold_id, request_id, exc_info=settling.exception())
 
 
 def _last_words(exchange: Exchange) -> bytes:

@@ -49,6 +49,7 @@ class _Item(NamedTuple):
     future: asyncio.Future[Any]
     deadline: float | None
     """None: it waits for as long as it takes."""
+    unwanted: Callable[[Any], None] | None = None
 
 
 class Writer:
@@ -76,12 +77,26 @@ class Writer:
         `patience_s` bounds the waiting for a busy or broken database (StorageError then); None waits for as long as it
         takes. What the work itself raises is raised here. Cancelling the waiting doesn't undo the work.
         """
+        return await self.submit(work, patience_s=patience_s)
+
+    def submit(
+        self,
+        work: Callable[[Tx], T],
+        *,
+        patience_s: float | None = None,
+        unwanted: Callable[[T], None] | None = None,
+    ) -> asyncio.Future[T]:
+        """The same, as a future. `unwanted` gets a result that nobody waits for any more, because the future was
+        cancelled.
+        """
         if self.trouble is not None and patience_s is not None:
             raise unavailable()
         future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(_Item(work, future, None if patience_s is None else self._loop.time() + patience_s))
-        self._schedule()
-        return await asyncio.shield(future)
+        deadline = None if patience_s is None else self._loop.time() + patience_s
+        self._waiting.append(_Item(work, future, deadline, unwanted))
+        if self._scheduled is None and not self._committing:
+            self._schedule()
+        return future
 
     async def close(self, *, patience_s: float = 30.0) -> None:
         """Write what still waits, then let go of the file.
@@ -143,8 +158,9 @@ class Writer:
             self._unstuck(items)
         for item, result in zip(items, results, strict=True):
             if item.future.done():
-                continue
-            if isinstance(result, Exception):
+                if item.unwanted is not None and not isinstance(result, Exception):
+                    item.unwanted(result)
+            elif isinstance(result, Exception):
                 item.future.set_exception(result)
             else:
                 item.future.set_result(result)
