@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -59,6 +59,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._durable = durable
         self._group = Group(path, durable=durable, actor=actor)
+        self._known = self._group.known
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="llmgate-disk")
         self._waiting: list[_Item] = []
         self._scheduled: asyncio.Handle | None = None
@@ -97,6 +98,10 @@ class Writer:
         if self._scheduled is None and not self._committing:
             self._schedule()
         return future
+
+    def known(self, name: Hashable) -> Any:
+        """Something that groups keep (see `store/group`), if it is still so; else None."""
+        return None if self._committing else self._known(name)
 
     async def close(self, *, patience_s: float = 30.0) -> None:
         """Write what still waits, then let go of the file.

@@ -112,6 +112,16 @@ class Group:
                 results.append(error)
         return results
 
+    def known(self, name: Hashable) -> Any:
+        """Something that is kept, if it is still so at this moment; None: it isn't, or can't be said at once, because a
+        commit is under way in another thread."""
+        if self._conn.in_transaction:
+            return None
+        try:
+            return self._still_so().get(name)
+        except sqlite3.Error:
+            return None  # whoever reads it from the database is told why
+
     def commit(self) -> None:
         """Raises StorageError, with nothing done, where it can't be written."""
         try:

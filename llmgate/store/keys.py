@@ -12,6 +12,7 @@ import ipaddress
 import secrets
 import string
 import zlib
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import msgspec
@@ -309,6 +310,15 @@ def authenticate(tx: Tx, key_hash: bytes) -> Caller:
     if tx.kept is not None:
         ends = (row["expires_ms"], row["grace_until_ms"] if row["old"] else None)
         tx.kept[key_hash] = caller, min((end for end in ends if end is not None), default=FOREVER_MS)
+    return caller
+
+
+def known(kept: Callable[[Hashable], Any], key_hash: bytes, now_ms: int) -> Caller | None:
+    """The caller behind a key, if that is kept, with money as it was some time ago; else None."""
+    found = kept(key_hash)
+    if found is None or now_ms >= found[1]:
+        return None
+    caller: Caller = found[0]
     return caller
 
 
