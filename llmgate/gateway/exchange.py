@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from enum import StrEnum
+from typing import Any
 
 import httpx
 import msgspec
@@ -35,6 +36,34 @@ class Cut(StrEnum):
     STALLED = "stalled"
     GONE = "gone"
     SHUTDOWN = "shutdown"
+
+
+class Span:
+    """A stretch of a walk that can be cut off: what it awaits then ends with TimeoutError.
+
+    It is `asyncio.timeout` less the timer. Who cuts it off runs while the walk waits inside, so that the cancellation
+    always arrives in there.
+    """
+
+    __slots__ = ("_cancelled", "_cut", "_walk")
+
+    def __init__(self, walk: asyncio.Task[None]) -> None:
+        self._walk = walk
+        self._cut = False
+
+    def cut(self) -> None:
+        if not self._cut:
+            self._cut = True
+            self._walk.cancel()
+
+    def __enter__(self) -> Span:
+        self._cancelled = self._walk.cancelling()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        # If the server cancels the walk as well, at the same time, that is what counts.
+        if self._cut and self._walk.uncancel() <= self._cancelled and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
 
 class Priced(msgspec.Struct, frozen=True):
@@ -140,7 +169,11 @@ class Exchange:
         self.outcome: Outcome | None = None
         self.settling: asyncio.Future[Settled | None] | None = None
         # what is being waited for
-        self.scope: asyncio.Timeout | None = None
+        self.watching: asyncio.Task[None] | None = None
+        """Whether its client leaves."""
+        self.watch: Callable[[], Coroutine[Any, Any, None]] | None = None
+        """Begins that; None: it isn't worth watching any more, or not yet."""
+        self.span: Span | None = None
         self.reason = Cut.TOTAL
         self.deadline = self.total_deadline = float("inf")
 
@@ -180,10 +213,16 @@ class Exchange:
         self.reason = reason
 
     def interrupt(self, why: Cut) -> None:
-        """Cut the waiting off: what is awaited inside `scope` ends with TimeoutError."""
-        if self.scope is not None and self.cut is None and self.settling is None:
+        """Cut the waiting off: what is awaited inside `span` ends with TimeoutError."""
+        if self.span is not None and self.cut is None and self.settling is None:
             self.cut = why
-            self.scope.reschedule(asyncio.get_running_loop().time())
+            self.span.cut()
+
+    def spanned(self) -> Span:
+        """The stretch that begins now."""
+        assert self.walk is not None
+        self.span = Span(self.walk)
+        return self.span
 
     def elapsed_ms(self) -> int:
         return int((time.monotonic() - self.started) * 1000)

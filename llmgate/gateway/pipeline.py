@@ -22,7 +22,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -30,7 +30,7 @@ import httpx
 import msgspec
 
 from .. import catalogue, quoting, routing
-from ..clock import day_of
+from ..clock import DAY_MS, day_of
 from ..config import Config, Upstream
 from ..config.rules import Secret
 from ..errors import LlmgateError, Refusal, StorageError, UpstreamFailure
@@ -43,6 +43,7 @@ from ..routing import Route, Target
 from ..store import accounts, holds, keys, objects, prices
 from ..store.admission import Claim
 from ..store.db import Database, Tx, now_ms
+from ..store.group import Steady
 from ..store.holds import Hold, Settled
 from ..store.keys import Caller
 from ..types import Ask
@@ -60,6 +61,7 @@ from .http import (
     Receive,
     Scope,
     Send,
+    at_hand,
     check_address,
     client_address,
     error_headers,
@@ -85,6 +87,9 @@ HOLD_PATIENCE_S = 5.0
 END_PATIENCE_S = 2.0
 """A stream's end is sent when it is settled, or after this long."""
 
+MOST_LET_IN = 100_000
+"""Keys that are remembered because they were let in."""
+
 MOST_RESOLVED = 10_000
 """Names that are kept resolved; past that all are resolved anew."""
 
@@ -98,7 +103,8 @@ MOST_DRAINS = 256
 """How many streams are read on without a client at a time; past that they are closed and estimated."""
 
 SWEEP_S = 0.1
-"""How often deadlines are looked at: one timer for all requests, rather than one per read."""
+"""How often deadlines are looked at: one timer for all requests, rather than one per read. Whether its client leaves is
+watched from the first look on: most requests of the kind that come by the thousand are over by then."""
 
 
 class Gateway:
@@ -120,6 +126,8 @@ class Gateway:
         self._drained = 0
         self._ending = False
         self._book = NOTHING_SET
+        self._let_in: set[bytes] = set()
+        """Whose latest request was let in: the next one is decided by its hold alone."""
         self._configure(config, upstreams)
 
     def _configure(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
@@ -166,7 +174,7 @@ class Gateway:
 
     def today(self) -> str:
         """The day by which list prices are dated: they change at midnight UTC, whatever the zone of the book."""
-        return day_of(now_ms(), ZoneInfo("UTC"))
+        return _utc_day(now_ms() // DAY_MS)
 
     def look(self, work: Callable[[Tx], T]) -> T:
         """Read something of the database as it stands now. Raises StorageError that tells a client nothing of it."""
@@ -224,13 +232,27 @@ class Gateway:
         """The caller behind a request, as things stand now, and the hash of the key. Raises Refusal 401 or 403."""
         key_hash = keys.hash_key(presented_key(scope))
         caller = self.look(lambda tx: keys.authenticate(tx, key_hash))
+        self._check_address(scope, caller)
+        return key_hash, caller
+
+    def _recognise(self, scope: Scope) -> tuple[bytes, Caller]:
+        """The same for who is about to ask for a hold, where the money is read: here only who it is counts, and that is
+        kept for as long as it is so.
+        """
+        key_hash = keys.hash_key(presented_key(scope))
+        caller = keys.known(self.writer.known, key_hash, now_ms())
+        if caller is None:
+            caller = self.look(lambda tx: keys.authenticate(tx, key_hash))
+        self._check_address(scope, caller)
+        return key_hash, caller
+
+    def _check_address(self, scope: Scope, caller: Caller) -> None:
         if caller.ips:
             check_address(client_address(scope, self._trusted, self.config.server.client_ip_header), caller.ips)
-        return key_hash, caller
 
     async def _admit(self, exchange: Exchange, asked: Asked, scope: Scope, receive: Receive) -> tuple[Fields, Claim]:
         """Everything before the hold. No body is read before the key is known."""
-        key_hash, caller = self.authenticate(scope)
+        key_hash, caller = self._recognise(scope)
         exchange.user = caller.user
         exchange.identity = Identity(caller.user, caller.plan)
         if self.writer.trouble is not None:
@@ -250,7 +272,10 @@ class Gateway:
         return fields, await self._claimed(exchange, asked, key_hash, tags_of(scope))
 
     async def _claimed(self, exchange: Exchange, asked: Asked, key_hash: bytes, tags: dict[str, str]) -> Claim:
-        """What a request wants set aside, by the prices of this moment. Raises Refusal as `holds.decide` does."""
+        """What a request wants set aside. Raises Refusal as `holds.decide` does.
+
+        It is priced by what was last seen of the prices: the hold is placed only if that still holds.
+        """
         ask, endpoint = exchange.ask, exchange.endpoint
         assert ask is not None
         if asked.kept is not None:
@@ -259,7 +284,7 @@ class Gateway:
         elif asked.way is not None and ask.model == asked.way.name:
             exchange.resolved = await self._resolve_way(asked.way, free=endpoint.free)
         else:
-            exchange.resolved = await self.resolve(ask.model, endpoint.dialect.name, free=endpoint.free)
+            exchange.resolved = await self.resolve(ask.model, endpoint.dialect.name, free=endpoint.free, trust=True)
         if exchange.resolved.target.fallbacks:
             caller = self.look(lambda tx: keys.authenticate(tx, key_hash))
             plan = self.policy.plans.get(caller.plan or "")
@@ -267,9 +292,16 @@ class Gateway:
                 lambda names: caller.may_use(names) and (plan is None or plan.includes(names))
             )
         exchange.resolved = exchange.resolved.at(exchange.places)
-        claim = self._claim(exchange, ask, exchange.resolved, key_hash, tags)
-        # Decided here as well, so that who is refused never takes the writer's time.
-        self.look(lambda tx: holds.decide(tx, claim, self.policy))
+        try:
+            claim = self._claim(exchange, ask, exchange.resolved, key_hash, tags)
+        except Refusal:
+            seen = self._book
+            if await self.book() is seen:
+                raise
+            return await self._claimed(exchange, asked, key_hash, tags)  # it was for a price that holds no more
+        if key_hash not in self._let_in:
+            # Decided here as well, so that who is refused again and again never takes the writer's time.
+            self.look(lambda tx: holds.decide(tx, claim, self.policy))
         return claim
 
     async def book(self) -> Book:
@@ -281,14 +313,15 @@ class Gateway:
             self._book = book
         return book
 
-    async def resolve(self, model: str, format: str, *, free: bool = False) -> Resolved:  # noqa: A002
+    async def resolve(self, model: str, format: str, *, free: bool = False, trust: bool = False) -> Resolved:  # noqa: A002
         """A model's routes with their price snapshots, kept for the day and for as long as no price changes.
 
-        Whether one did is read from the database at every request (5 µs). Raises Refusal 404 or 403.
+        `trust` what was last seen of the prices, where a hold is to follow that is placed only if they still hold. Else
+        whether they do is read from the database. Raises Refusal 404 or 403.
         """
-        book = await self.book()
         asked = model, self.today(), format, free
         known = self._resolved.get(asked)
+        book = self._book if trust and known is not None else await self.book()
         if known is None or known.version != book.version:
             # What a reload replaces meanwhile must neither be mixed with it, nor kept among what comes after it.
             config, upstreams, transports, kept = self.config, self.upstreams, self._transports, self._resolved
@@ -361,11 +394,20 @@ class Gateway:
         while True:
             assert exchange.resolved is not None
             try:
-                return await self._place(claim, exchange.resolved.version)
+                hold = await self._place(claim, exchange.resolved.version)
             except prices.Outdated:
+                await self.book()
                 claim = await self._claimed(exchange, asked, claim.key_hash, claim.tags)
+            except LlmgateError:
+                self._let_in.discard(claim.key_hash)
+                raise
+            else:
+                if len(self._let_in) >= MOST_LET_IN:
+                    self._let_in.clear()
+                self._let_in.add(claim.key_hash)
+                return hold
 
-    async def _place(self, claim: Claim, version: Version) -> Hold:
+    def _place(self, claim: Claim, version: Version) -> asyncio.Future[Hold]:
         """Place the hold. If we are cancelled while it is being written it is released again: nobody would own it."""
         policy = self.policy
 
@@ -373,27 +415,20 @@ class Gateway:
             prices.check(tx, version)
             return holds.place(tx, claim, policy)
 
-        placing = asyncio.ensure_future(self.writer.run(place, patience_s=HOLD_PATIENCE_S))
-        try:
-            return await asyncio.shield(placing)
-        except asyncio.CancelledError:
-            placing.add_done_callback(self._unwanted)
-            raise
+        return self.writer.submit(Steady(place), patience_s=HOLD_PATIENCE_S, unwanted=self._unwanted)
 
-    def _unwanted(self, placing: asyncio.Future[Hold]) -> None:
-        if not placing.cancelled() and placing.exception() is None:
-            hold_id = placing.result().id
-            self._spawn(self.writer.run(lambda tx: holds.release(tx, hold_id)))
+    def _unwanted(self, hold: Hold) -> None:
+        self._spawn(self.writer.run(lambda tx: holds.release(tx, hold.id)))
 
     # ── 5 to 7: from the hold to its outcome ──────────────────────────────────────────────────────────────────────────
 
     async def _serve(self, exchange: Exchange, fields: Fields, scope: Scope, receive: Receive, send: Send) -> int:
         """Forward, meter, settle, answer. Returns the HTTP status that the client got; 499: it was gone."""
-        watcher = asyncio.ensure_future(self._watch(exchange, receive))
+        exchange.watch = partial(self._watch, exchange, receive)
         whole = b""
         try:
             try:
-                async with asyncio.timeout(None) as exchange.scope:
+                with exchange.spanned():
                     prepare = partial(self._sent, exchange, fields, scope)
                     answer = await self._forwarding.forward(exchange, prepare)
                     if not _streams(exchange, answer):
@@ -413,6 +448,8 @@ class Gateway:
             except asyncio.CancelledError:
                 exchange.client_gone = True  # the server has given its connection up
                 raise
+            if exchange.watching is None:
+                self._glance(exchange, receive)
             settling = self._finish(exchange)
             if exchange.head_sent:
                 await self._end(exchange, settling, send)
@@ -429,8 +466,10 @@ class Gateway:
                 await respond(send, answer.status, self._headers(exchange, answer, settled), whole)
             return 499 if exchange.client_gone else answer.status
         finally:
-            exchange.scope = None
-            watcher.cancel()
+            exchange.span = None
+            exchange.watch = None
+            if exchange.watching is not None:
+                exchange.watching.cancel()
             self._finish(exchange)
             if exchange.answer is not None:
                 await exchange.answer.close()
@@ -469,7 +508,7 @@ class Gateway:
         try:
             while True:
                 try:
-                    async with asyncio.timeout(None) as exchange.scope:
+                    with exchange.spanned():
                         return await self._pump(exchange, answer, stream, send)
                 except TimeoutError:
                     # A client that stopped reading is gone. Its stream ends as if it had left, which may be to read on.
@@ -518,6 +557,16 @@ class Gateway:
         """Notice that the client leaves: sending to it would never tell."""
         while (await receive())["type"] != "http.disconnect":
             pass
+        self._left(exchange)
+
+    def _glance(self, exchange: Exchange, receive: Receive) -> None:
+        """The same for a request that was over before anybody watched it."""
+        while (message := at_hand(receive)) is not None:
+            if message["type"] == "http.disconnect":
+                self._left(exchange)
+                return
+
+    def _left(self, exchange: Exchange) -> None:
         delivered = exchange.heard is not None and exchange.heard.done
         if exchange.settling is None and not delivered:
             self._leave(exchange)
@@ -562,9 +611,16 @@ class Gateway:
                     return None
                 return holds.settle(tx, hold_id, outcome, policy)
 
-            exchange.settling = self._spawn(self.writer.run(resolve))
-            exchange.settling.add_done_callback(partial(_settled, exchange.request_id, hold_id))
+            settling = exchange.settling = self.writer.submit(Steady(resolve))
+            self._background.add(settling)
+            settling.add_done_callback(partial(self._settled, exchange.request_id, hold_id))
         return exchange.settling
+
+    def _settled(self, request_id: str, hold_id: int, settling: asyncio.Future[Settled | None]) -> None:
+        """A settlement that failed must not go unheard: its hold stays until the next start."""
+        self._background.discard(settling)
+        if not settling.cancelled() and settling.exception() is not None:
+            log.error("hold %d of %s could not be settled", hold_id, request_id, exc_info=settling.exception())
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """Work that goes on whatever becomes of the request."""
@@ -639,6 +695,8 @@ class Gateway:
             await asyncio.sleep(SWEEP_S)
             now = time.monotonic()
             for exchange in list(self.in_flight):
+                if exchange.watching is None and exchange.watch is not None:
+                    exchange.watching = asyncio.ensure_future(exchange.watch())
                 if now >= exchange.total_deadline:
                     exchange.interrupt(Cut.TOTAL)
                 elif now >= exchange.deadline:
@@ -651,6 +709,11 @@ class Gateway:
             exchange.interrupt(Cut.SHUTDOWN)
 
 
+@lru_cache(maxsize=2)
+def _utc_day(number: int) -> str:
+    return day_of(number * DAY_MS, ZoneInfo("UTC"))
+
+
 def with_usage(answer: bytes, field: bytes) -> bytes:
     """A JSON object with one more field at its end; anything else as it is. All else keeps its bytes."""
     whole = answer.rstrip()
@@ -658,12 +721,6 @@ def with_usage(answer: bytes, field: bytes) -> bytes:
         return answer
     rest = whole[:-1].rstrip()
     return rest + (b"" if rest == b"{" else b",") + field + b"}"
-
-
-def _settled(request_id: str, hold_id: int, settling: asyncio.Future[Settled | None]) -> None:
-    """A settlement that failed must not go unheard: its hold stays until the next start."""
-    if not settling.cancelled() and settling.exception() is not None:
-        log.error("hold %d of %s could not be settled", hold_id, request_id, exc_info=settling.exception())
 
 
 def _last_words(exchange: Exchange) -> bytes:

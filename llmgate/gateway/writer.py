@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -49,6 +49,7 @@ class _Item(NamedTuple):
     future: asyncio.Future[Any]
     deadline: float | None
     """None: it waits for as long as it takes."""
+    unwanted: Callable[[Any], None] | None = None
 
 
 class Writer:
@@ -58,6 +59,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._durable = durable
         self._group = Group(path, durable=durable, actor=actor)
+        self._known = self._group.known
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="llmgate-disk")
         self._waiting: list[_Item] = []
         self._scheduled: asyncio.Handle | None = None
@@ -76,12 +78,30 @@ class Writer:
         `patience_s` bounds the waiting for a busy or broken database (StorageError then); None waits for as long as it
         takes. What the work itself raises is raised here. Cancelling the waiting doesn't undo the work.
         """
+        return await self.submit(work, patience_s=patience_s)
+
+    def submit(
+        self,
+        work: Callable[[Tx], T],
+        *,
+        patience_s: float | None = None,
+        unwanted: Callable[[T], None] | None = None,
+    ) -> asyncio.Future[T]:
+        """The same, as a future. `unwanted` gets a result that nobody waits for any more, because the future was
+        cancelled.
+        """
         if self.trouble is not None and patience_s is not None:
             raise unavailable()
         future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(_Item(work, future, None if patience_s is None else self._loop.time() + patience_s))
-        self._schedule()
-        return await asyncio.shield(future)
+        deadline = None if patience_s is None else self._loop.time() + patience_s
+        self._waiting.append(_Item(work, future, deadline, unwanted))
+        if self._scheduled is None and not self._committing:
+            self._schedule()
+        return future
+
+    def known(self, name: Hashable) -> Any:
+        """Something that groups keep (see `store/group`), if it is still so; else None."""
+        return None if self._committing else self._known(name)
 
     async def close(self, *, patience_s: float = 30.0) -> None:
         """Write what still waits, then let go of the file.
@@ -143,8 +163,9 @@ class Writer:
             self._unstuck(items)
         for item, result in zip(items, results, strict=True):
             if item.future.done():
-                continue
-            if isinstance(result, Exception):
+                if item.unwanted is not None and not isinstance(result, Exception):
+                    item.unwanted(result)
+            elif isinstance(result, Exception):
                 item.future.set_exception(result)
             else:
                 item.future.set_result(result)

@@ -12,12 +12,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
+from ..clock import day_of
 from ..errors import StorageError
 from . import schema
 
@@ -38,21 +40,32 @@ T = TypeVar("T")
 class Tx:
     """One transaction: a connection, the moment it happens at, and who acts."""
 
-    __slots__ = ("_zone", "actor", "conn", "execute", "now_ms")
+    __slots__ = ("_zone", "actor", "conn", "execute", "kept", "now_ms")
 
-    def __init__(self, conn: sqlite3.Connection, now_ms: int, actor: str) -> None:
+    def __init__(
+        self, conn: sqlite3.Connection, now_ms: int, actor: str, kept: dict[Hashable, Any] | None = None
+    ) -> None:
         self.conn = conn
         self.execute: Callable[..., sqlite3.Cursor] = conn.execute
         self.now_ms = now_ms
         self.actor = actor
-        self._zone: ZoneInfo | None = None
+        self.kept = kept
+        """What earlier transactions have read and is still so (see `group`); None: everything is read."""
+        self._zone: ZoneInfo | None = None if kept is None else kept.get("zone")
 
     @property
     def zone(self) -> ZoneInfo:
         """The zone that days, weeks and months are counted in: a fact of the book, not of a config."""
         if self._zone is None:
             self._zone = ZoneInfo(self.value("SELECT value FROM meta WHERE key = 'zone'"))
+            if self.kept is not None:
+                self.kept["zone"] = self._zone
         return self._zone
+
+    @property
+    def day(self) -> str:
+        """The day that it is."""
+        return _day(self.now_ms // 60_000, self.zone)
 
     def one(self, sql: str, *values: Any) -> Row | None:
         row: Row | None = self.execute(sql, values).fetchone()
@@ -62,6 +75,12 @@ class Tx:
         """The first column of the first row, or None."""
         row = self.execute(sql, values).fetchone()
         return row[0] if row else None
+
+
+@lru_cache(maxsize=64)
+def _day(minute: int, zone: ZoneInfo) -> str:
+    """Worked out once a minute: days begin on one."""
+    return day_of(minute * 60_000, zone)
 
 
 def now_ms() -> int:
@@ -129,8 +148,10 @@ class Database:
 
     def look(self, work: Callable[[Tx], T]) -> T:
         """Read something outside of any transaction: for single reads. Raises StorageError."""
-        with translated(self.path):
+        try:
             return work(Tx(self.conn, now_ms(), self.actor))
+        except (sqlite3.Error, OSError) as error:
+            raise translate(error, self.path) from error
 
     def never_wait(self) -> None:
         """From now on a locked database is an error at once: an event loop must not sleep."""

@@ -1,28 +1,56 @@
-"""Group commit: many pieces of work in one transaction, each in a savepoint, so that one that fails doesn't undo its
-neighbours.
+"""Group commit: many pieces of work in one transaction, and one that fails doesn't undo its neighbours.
+
+Most that fail are refusals, which are decided by reading: there is nothing to undo. Where one fails that has written
+something, the group is undone and done again, each in a savepoint: work must bear to be done twice.
 
 The two ways in which things fail are kept apart. What a piece of work does wrong (a refusal, a constraint) is its own
 result. What is wrong with the database (locked, full, unreadable) undoes the whole group, which is then tried again.
+
+What only admins change (keys, users, teams, limits, prices, the zone) is read once and kept from one group to the next
+(`Tx.kept`), for as long as nobody can have changed it:
+
+- Another connection, of whichever process, has committed nothing since: `PRAGMA data_version`, read in each group's own
+  transaction, says so. A key that was revoked a millisecond ago is seen as revoked.
+- Nothing was done over this connection but `Steady` work, which changes none of it (or drops what it changes).
+
+Money is never kept: balances, holds and counters are read by every hold.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ..errors import StorageError
 from .db import Tx, connect, now_ms, translate
 
 Work = Callable[[Tx], Any]
 
+T = TypeVar("T")
+
 TROUBLE = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY}
     | {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_NOMEM}
 )
 """Result codes that tell the database's state, as opposed to what was asked of it."""
+
+MOST_KEPT = 20_000
+"""Things that are kept; past that all are read anew."""
+
+
+class Steady(Generic[T]):
+    """Work that changes nothing of what is kept."""
+
+    __slots__ = ("_work",)
+
+    def __init__(self, work: Callable[[Tx], T]) -> None:
+        self._work = work
+
+    def __call__(self, tx: Tx) -> T:
+        return self._work(tx)
 
 
 class Group:
@@ -34,6 +62,9 @@ class Group:
         self._conn = connect(path, durable=durable, wait_ms=0)
         self._conn.execute("PRAGMA wal_autocheckpoint = 0")  # it syncs the disk: `checkpoint` does it elsewhere
         self._checkpointer = connect(path, wait_ms=0)
+        self._kept: dict[Hashable, Any] = {}
+        self._kept_of = -1
+        """The `data_version` that it was read at."""
 
     def begin(self, works: Sequence[Work]) -> list[Any]:
         """Do all of them in a new transaction, which stays open: what each returned, or the exception that it raised.
@@ -42,10 +73,54 @@ class Group:
         """
         try:
             self._conn.execute("BEGIN IMMEDIATE")
-            tx = Tx(self._conn, now_ms(), self._actor)
-            return [self._attempt(tx, work) for work in works]
+            kept: dict[Hashable, Any] | None = self._still_so()
+            if not all(isinstance(work, Steady) for work in works):
+                self._kept.clear()
+                kept = None
+            tx = Tx(self._conn, now_ms(), self._actor, kept)
+            results = self._together(tx, works)
+            if results is None:
+                self._conn.execute("ROLLBACK")
+                self._kept.clear()
+                self._conn.execute("BEGIN IMMEDIATE")
+                tx = Tx(self._conn, now_ms(), self._actor)
+                results = [self._attempt(tx, work) for work in works]
         except sqlite3.Error as error:
             raise self._undone(error) from error
+        return results
+
+    def _still_so(self) -> dict[Hashable, Any]:
+        """What is kept, or nothing, if anybody else has written since."""
+        version = self._conn.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._kept_of or len(self._kept) > MOST_KEPT:
+            self._kept.clear()
+            self._kept_of = version
+        return self._kept
+
+    def _together(self, tx: Tx, works: Sequence[Work]) -> list[Any] | None:
+        """Do all of them; None where one has failed after it wrote something."""
+        results: list[Any] = []
+        for work in works:
+            written = self._conn.total_changes
+            try:
+                results.append(work(tx))
+            except Exception as error:
+                if self._is_trouble(error):
+                    raise
+                if self._conn.total_changes != written:
+                    return None
+                results.append(error)
+        return results
+
+    def known(self, name: Hashable) -> Any:
+        """Something that is kept, if it is still so at this moment; None: it isn't, or can't be said at once, because a
+        commit is under way in another thread."""
+        if self._conn.in_transaction:
+            return None
+        try:
+            return self._still_so().get(name)
+        except sqlite3.Error:
+            return None  # whoever reads it from the database is told why
 
     def commit(self) -> None:
         """Raises StorageError, with nothing done, where it can't be written."""
@@ -72,7 +147,7 @@ class Group:
         try:
             result = work(tx)
         except Exception as error:
-            if isinstance(error, sqlite3.Error) and (_code(error) in TROUBLE or not self._conn.in_transaction):
+            if self._is_trouble(error):
                 raise
             self._conn.execute("ROLLBACK TO work")
             self._conn.execute("RELEASE work")
@@ -80,7 +155,11 @@ class Group:
         self._conn.execute("RELEASE work")
         return result
 
+    def _is_trouble(self, error: Exception) -> bool:
+        return isinstance(error, sqlite3.Error) and (_code(error) in TROUBLE or not self._conn.in_transaction)
+
     def _undone(self, error: sqlite3.Error) -> StorageError:
+        self._kept.clear()
         if self._conn.in_transaction:
             with suppress(sqlite3.Error):  # a disk that broke down; the next group's BEGIN fails, and comes here again
                 self._conn.execute("ROLLBACK")

@@ -19,7 +19,6 @@ from typing import Any
 
 import msgspec
 
-from ..clock import day_of
 from ..errors import Refusal
 from ..money import dollars
 from ..overage import charged, covered
@@ -122,6 +121,8 @@ def place(tx: Tx, claim: Claim, policy: Policy = NONE) -> Hold:
     if caller.expires_next_ms is not None and caller.expires_next_ms <= tx.now_ms:
         # What has expired can't be used any more, not even by the request that comes first after it.
         ledger.expire_due(tx, caller.account_id)
+        if tx.kept is not None:
+            tx.kept.clear()
         grant = decide(tx, claim, policy)
         caller = grant.caller
     plain = set(claim.names) == {claim.model, f"{claim.upstream}/{claim.upstream_model}"}
@@ -150,7 +151,7 @@ def place(tx: Tx, claim: Claim, policy: Policy = NONE) -> Hold:
         "charge_price_id": claim.charge.id if claim.charge else None,
         "cost_source": claim.cost_source,
         "tags": _tags(caller.tags, claim.tags),
-        "day": day_of(tx.now_ms, tx.zone),
+        "day": tx.day,
         "placed_ms": tx.now_ms,
         "quota_tokens": pool.terms.quota if pool else None,
         "quota_glob": pool.terms.glob if pool else None,
@@ -165,6 +166,8 @@ def place(tx: Tx, claim: Claim, policy: Policy = NONE) -> Hold:
         overage.raise_others(tx, pool, grant.bound_tokens)
     if tx.now_ms - caller.last_used_ms >= LAST_USED_EVERY_MS:
         tx.execute("UPDATE keys SET last_used_ms = ? WHERE id = ?", (tx.now_ms, caller.key_id))
+        if tx.kept is not None:
+            tx.kept.pop(claim.key_hash, None)
     assert cursor.lastrowid is not None
     return Hold(id=cursor.lastrowid, claim=claim, grant=grant, placed_ms=tx.now_ms)
 
@@ -175,6 +178,8 @@ _HOLD_COLUMNS = (
     *("output_hold", "names", "cost_price_id", "charge_price_id", "cost_source", "tags", "day", "placed_ms"),
     *("quota_tokens", "quota_glob", "overage_nano", "bound_tokens", "overage_held_nano"),
 )
+_HOLD = ("id", *_HOLD_COLUMNS)
+_TAKE_HOLD = f"DELETE FROM holds WHERE id = ? RETURNING {', '.join(_HOLD)}"
 _INSERT_HOLD = f"INSERT INTO holds ({', '.join(_HOLD_COLUMNS)}) VALUES ({', '.join('?' for _ in _HOLD_COLUMNS)})"
 
 
@@ -200,13 +205,12 @@ def release(tx: Tx, hold_id: int) -> None:
 
 def settle(tx: Tx, hold_id: int, outcome: Outcome, policy: Policy = NONE) -> Settled:
     """Turn a hold into its usage row, and charge it. Settling again corrects the row that is there."""
-    hold = tx.one("SELECT * FROM holds WHERE id = ?", hold_id)
-    if hold is None:
+    found = tx.execute(_TAKE_HOLD, (hold_id,)).fetchone()
+    if found is None:
         return _correct(tx, hold_id, outcome, policy)
-    tx.execute("DELETE FROM holds WHERE id = ?", (hold_id,))
-    limits.release(tx, dict(hold))
-    renamed = {"time_ms": "placed_ms", "hold_nano": "amount_nano"}
-    row = {name: hold[renamed.get(name, name)] for name in _CARRIED}
+    hold = dict(zip(_HOLD, found, strict=True))
+    limits.release(tx, hold)
+    row = {name: hold[held_as] for name, held_as in _CARRIED_FROM}
     return _write(tx, row, hold["amount_nano"], outcome, policy, hold)
 
 
@@ -227,6 +231,9 @@ _CARRIED = (
     "overage_nano",
 )
 """What a usage row takes over from its hold, or from the row that it corrects."""
+
+
+_CARRIED_FROM = tuple((name, {"time_ms": "placed_ms", "hold_nano": "amount_nano"}.get(name, name)) for name in _CARRIED)
 
 
 def _withdraw(tx: Tx, usage_id: int) -> tuple[dict[str, Any], tuple[str, int]]:
@@ -274,7 +281,7 @@ _INSERT_USAGE = f"INSERT INTO usage ({', '.join(_COLUMNS)}) VALUES ({', '.join('
 
 
 def _write(
-    tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome, policy: Policy, hold: Row | None = None
+    tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome, policy: Policy, hold: dict[str, Any] | None = None
 ) -> Settled:
     cost, cost_source = _cost(outcome)
     terms = overage.terms_of(row)

@@ -12,11 +12,13 @@ import ipaddress
 import secrets
 import string
 import zlib
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import msgspec
 
 from ..errors import Refusal, UsageError
+from ..limits import FOREVER_MS
 from ..names import check_name, matches
 from . import accounts, audit
 from .db import Row, Tx
@@ -272,8 +274,13 @@ _string_map = msgspec.json.Decoder(dict[str, str])
 def authenticate(tx: Tx, key_hash: bytes) -> Caller:
     """The caller behind a key, as things stand at this moment. Raises Refusal 401 or 403.
 
-    It is read again in the hold's transaction: nothing that can be revoked is cached.
+    It is read again in the hold's transaction. What is kept there (`Tx.kept`) is who it is, for as long as nothing can
+    have changed that; the money is read each time.
     """
+    if tx.kept is not None:
+        known = tx.kept.get(key_hash)
+        if known is not None and tx.now_ms < known[1]:
+            return _as_of_now(tx, known[0])
     row = tx.execute(_CALLER, {"hash": key_hash}).fetchone()
     if row is None:
         raise Refusal("this key is unknown here: check that it belongs to this gateway", code="invalid_key")
@@ -287,7 +294,7 @@ def authenticate(tx: Tx, key_hash: bytes) -> Caller:
         raise Refusal("this key was rotated and its time of grace is over: use the new one", code="key_expired")
     if row["user_status"] != "active":
         raise Refusal("this key's user is disabled: ask your admin", code="user_disabled")
-    return Caller(
+    caller = Caller(
         key_id=row["id"],
         key_name=row["name"],
         user_id=row["user_id"],
@@ -306,3 +313,31 @@ def authenticate(tx: Tx, key_hash: bytes) -> Caller:
         last_used_ms=row["last_used_ms"] or 0,
         expires_next_ms=row["expires_next_ms"],
     )
+    if tx.kept is not None:
+        ends = (row["expires_ms"], row["grace_until_ms"] if row["old"] else None)
+        tx.kept[key_hash] = caller, min((end for end in ends if end is not None), default=FOREVER_MS)
+    return caller
+
+
+def known(kept: Callable[[Hashable], Any], key_hash: bytes, now_ms: int) -> Caller | None:
+    """The caller behind a key, if that is kept, with money as it was some time ago; else None."""
+    found = kept(key_hash)
+    if found is None or now_ms >= found[1]:
+        return None
+    caller: Caller = found[0]
+    return caller
+
+
+def _as_of_now(tx: Tx, known: Caller) -> Caller:
+    """A caller that is known, with the money of its account as it is in this transaction."""
+    billing, balance, held, expires_next = tx.execute(_MONEY, (known.account_id,)).fetchone()
+    return msgspec.structs.replace(
+        known,
+        prepaid=billing == "prepaid",
+        balance_nano=balance,
+        held_nano=held,
+        expires_next_ms=expires_next,
+    )
+
+
+_MONEY = "SELECT billing, balance_nano, held_nano, expires_next_ms FROM accounts WHERE id = ?"

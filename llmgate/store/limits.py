@@ -11,7 +11,8 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import operator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -96,7 +97,9 @@ def standings(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy, names: 
     wanted = [one for one in hanging if names is None or one[0].means(names)]
     if not wanted:
         return []
-    counters = {(_subject(row), _slot(row)): row for row in _counters(tx, {subject for _, subject, _ in wanted})}
+    counters = {
+        (_subject(row), _slot(row)): row for row in _counters(tx, dict.fromkeys(subject for _, subject, _ in wanted))
+    }
     return [
         _standing(tx, limit, subject, source, counters.get((subject, limit.slot)), plan)
         for limit, subject, source in wanted
@@ -105,9 +108,17 @@ def standings(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy, names: 
 
 def _hanging(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy) -> list[tuple[Limit, Subject, str]]:
     """The limits of a caller and where they hang; a user's own replace the plan's and the default's of their slot."""
+    terms = (caller.user_id, caller.team_id, plan, policy)
+    if tx.kept is not None:
+        known = tx.kept.get(("limits", caller.key_id))
+        if known is not None and all(map(operator.is_, known[0], terms)):
+            hanging: list[tuple[Limit, Subject, str]] = known[1]
+            return hanging
     found: list[tuple[Limit, Subject, str]] = []
     for subject in subjects(caller.key_id, caller.user_id, caller.team_id):
         found += [(limit, subject, source) for limit, source in _on_subject(tx, subject, plan, policy)]
+    if tx.kept is not None:
+        tx.kept["limits", caller.key_id] = terms, found
     return found
 
 
@@ -157,6 +168,8 @@ def hold(tx: Tx, found: Iterable[Standing], row: dict[str, Any], alert_at: Seque
     for standing in found:
         if standing.fresh:
             continue
+        if tx.kept is not None:
+            tx.kept.pop(("no counters", standing.subject), None)
         tx.execute(
             """
             INSERT INTO counters (subject_kind, subject_id, unit, window, glob, amount, start_ms, end_ms, used, held)
@@ -391,15 +404,23 @@ def _meters(row: Any) -> Meters:
     return Meters(*(row[name] for name in METERS))
 
 
-def _counters(tx: Tx, whose: Iterable[Subject]) -> list[Row]:
-    return _of_subjects(tx, "counters", whose)
-
-
-def _of_subjects(tx: Tx, table: str, whose: Iterable[Subject]) -> list[Row]:
-    found: list[Row] = []
-    for subject in whose:
-        found += tx.execute(f"SELECT * FROM {table} WHERE subject_kind = ? AND subject_id = ?", subject).fetchall()
+def _counters(tx: Tx, whose: Collection[Subject]) -> list[Row]:
+    """The counters of some. That somebody has none is kept: only a hold makes any, and forgets it then."""
+    if tx.kept is None:
+        return _of_subjects(tx, "counters", whose)
+    kept = tx.kept
+    asked = [subject for subject in whose if ("no counters", subject) not in kept]
+    found = _of_subjects(tx, "counters", asked) if asked else []
+    if asked and len(found) < len(asked):
+        kept.update((("no counters", subject), True) for subject in {*asked} - {_subject(row) for row in found})
     return found
+
+
+def _of_subjects(tx: Tx, table: str, whose: Collection[Subject]) -> list[Row]:
+    one = f"SELECT * FROM {table} WHERE subject_kind = ? AND subject_id = ?"
+    return tx.execute(
+        " UNION ALL ".join([one] * len(whose)), [part for subject in whose for part in subject]
+    ).fetchall()
 
 
 # ── what admins do ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,6 +17,7 @@ import msgspec
 
 from .. import catalogue, pricing
 from ..errors import Refusal
+from ..limits import FOREVER_MS
 from ..pricebook import Book, Key, Kind, SetPrice, Version
 from ..pricing import Price
 from . import audit
@@ -51,11 +52,23 @@ class Outdated(Exception):
 
 
 def version(tx: Tx) -> Version:
-    row = tx.execute(
-        "SELECT value, (SELECT max(from_ms) FROM set_prices WHERE from_ms <= ?) FROM meta WHERE key = 'prices'",
-        (tx.now_ms,),
-    ).fetchone()
-    return Version(int(row[0]), row[1] or 0)
+    if tx.kept is not None:
+        known = tx.kept.get("prices")
+        if known is not None and known[0].begun_ms <= tx.now_ms < known[1]:
+            holding: Version = known[0]
+            return holding
+    changes, begun_ms, next_ms = tx.execute(_VERSION, (tx.now_ms, tx.now_ms)).fetchone()
+    found = Version(int(changes), begun_ms or 0)
+    if tx.kept is not None:
+        tx.kept["prices"] = found, FOREVER_MS if next_ms is None else next_ms
+    return found
+
+
+_VERSION = """
+SELECT value, (SELECT max(from_ms) FROM set_prices WHERE from_ms <= ?),
+       (SELECT min(from_ms) FROM set_prices WHERE from_ms > ?)
+FROM meta WHERE key = 'prices'
+"""
 
 
 def check(tx: Tx, known: Version) -> None:

@@ -1,0 +1,204 @@
+"""What groups keep from one to the next, and that nobody can tell: whatever an admin does, the next hold obeys it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from llmgate.errors import Refusal
+from llmgate.pricebook import Kind
+from llmgate.pricing import UNITS, Price
+from llmgate.store import accounts, holds, keys, ledger, limits, prices
+from llmgate.store.db import Tx, set_zone
+from llmgate.store.group import Group, Steady
+from llmgate.store.holds import Hold
+from llmgate.types import Billing, Meters
+
+from ..books import POLICY, Book
+
+FAR_MS = 2**42
+
+
+@pytest.fixture
+def group(book: Book) -> Iterator[Group]:
+    group = Group(book.path, durable=False, actor="serve")
+    yield group
+    group.close()
+
+
+def done(group: Group, *works: Callable[[Tx], Any]) -> list[Any]:
+    results = group.begin(works)
+    group.commit()
+    return results
+
+
+def place(book: Book, group: Group, key: str, **fields: Any) -> Hold | Exception:
+    claim = book.claim(key, **fields)
+    (result,) = done(group, Steady(lambda tx: holds.place(tx, claim, POLICY)))
+    assert isinstance(result, Hold | Exception)
+    return result
+
+
+def settle(book: Book, group: Group, hold: Hold, meters: Meters) -> None:
+    outcome = book.outcome(meters)
+    (result,) = done(group, Steady(lambda tx: holds.settle(tx, hold.id, outcome, POLICY)))
+    assert isinstance(result, holds.Settled)
+
+
+Act = Callable[[Tx], object]
+
+ACTS: dict[str, tuple[Act, str | None]] = {
+    "revoked": (lambda tx: keys.set_state(tx, "alice/default", "revoke"), "key_revoked"),
+    "disabled": (lambda tx: keys.set_state(tx, "alice/default", "disable"), "key_disabled"),
+    "rotated": (lambda tx: keys.rotate(tx, "alice/default"), "invalid_key"),
+    "other models": (lambda tx: keys.change(tx, "alice/default", {"models": ["claude*"]}), "model_not_allowed"),
+    "user disabled": (lambda tx: accounts.set_user(tx, "alice", {"status": "disabled"}), "user_disabled"),
+    "unknown plan": (lambda tx: accounts.set_user(tx, "alice", {"plan": "gone"}), "plan_not_found"),
+    "credits taken": (lambda tx: ledger.take(tx, "alice", 10_000), "insufficient_credits"),
+    "no requests": (lambda tx: limits.hang(tx, "alice", ["0 requests/day"]), "rate_limited"),
+    "of its key": (lambda tx: limits.hang(tx, f"key:{_key_id(tx)}", ["1 requests total"]), "rate_limited"),
+    "budget": (lambda tx: limits.hang(tx, "alice", ["$0 total"]), "budget_exceeded"),
+    "a plan that is there": (lambda tx: accounts.set_user(tx, "alice", {"plan": "pro"}), None),
+    "metered": (
+        lambda tx: accounts.set_billing(
+            tx, accounts.account_of(tx, "alice")[0], Billing.METERED, "hand"
+        ),
+        None,
+    ),
+    "another zone": (lambda tx: set_zone(tx, "Pacific/Kiritimati"), None),
+}  # fmt: skip
+
+
+def _key_id(tx: Tx) -> str:
+    found = tx.value("SELECT id FROM keys")
+    assert isinstance(found, str)
+    return found
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("over", ["another connection", "its own"])
+def test_the_next_hold_obeys_whatever_an_admin_did(book: Book, group: Group, act: str, over: str) -> None:
+    key = book.user("alice", credits=10_200)
+    first = [place(book, group, key) for _ in range(2)]
+    assert all(isinstance(hold, Hold) for hold in first)
+    for hold in first:
+        assert isinstance(hold, Hold)
+        settle(book, group, hold, Meters(input=10, output=5, calls=1))
+    do, code = ACTS[act]
+    if over == "its own":
+        done(group, do)
+    else:
+        with book.write() as tx:
+            do(tx)
+    result = place(book, group, key)
+    assert (result.code if isinstance(result, Refusal) else None) == code, result
+    claim = book.claim(key)
+    with book.db.write() as tx:  # as one decides who has kept nothing
+        if code is not None:
+            with pytest.raises(Refusal, match=str(result)[:20]):
+                holds.place(tx, claim, POLICY)
+        else:
+            assert isinstance(result, Hold)
+            fresh = holds.place(tx, claim, POLICY)
+            assert (fresh.grant.bounded, fresh.grant.caller.plan) == (result.grant.bounded, result.grant.caller.plan)
+            assert tx.value("SELECT count(DISTINCT day) FROM holds") == 1
+    assert book.findings() == []
+
+
+def test_keys_end_at_their_time(book: Book, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends, graced = book.user("alice", credits=1000, expires_ms=FAR_MS), book.user("bob", credits=1000)
+    with book.write(now_ms=FAR_MS - 1000) as tx:
+        fresh = keys.rotate(tx, "bob/default", grace_ms=1000).key
+    for now_ms, codes in ((FAR_MS - 1, [None, None, None]), (FAR_MS, ["key_expired", "key_expired", None])):
+        monkeypatch.setattr("llmgate.store.group.now_ms", lambda now_ms=now_ms: now_ms)
+        for _ in range(2):
+            results = [place(book, group, key, bound=1, output=1) for key in (ends, graced, fresh)]
+            assert [result.code if isinstance(result, Refusal) else None for result in results] == codes
+
+
+def test_a_price_is_in_force_from_its_moment_on(book: Book, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = (Kind.CHARGE, "", "gpt")
+    versions = []
+    for now_ms in (FAR_MS - 2, FAR_MS - 1, FAR_MS, FAR_MS + 1, FAR_MS - 1):  # a clock can be set back
+        monkeypatch.setattr("llmgate.store.group.now_ms", lambda now_ms=now_ms: now_ms)
+        if now_ms == FAR_MS - 2:
+            with book.write(now_ms) as tx:
+                prices.put(tx, {key: Price(input=3 * UNITS)}, FAR_MS)
+        versions += done(group, Steady(prices.version))
+        assert versions[-1] == prices.version(Tx(book.db.conn, now_ms, "test"))
+    assert [version.begun_ms for version in versions] == [0, 0, FAR_MS, FAR_MS, 0]
+    with book.write(FAR_MS + 2) as tx:
+        prices.put(tx, {key: Price(input=4 * UNITS)})
+    assert done(group, Steady(prices.version))[0].changes == versions[0].changes + 1
+
+
+def test_money_and_counters_are_read_by_each_hold(book: Book, group: Group) -> None:
+    key = book.user("alice", credits=500)
+    with book.write() as tx:
+        limits.hang(tx, "alice", ["3 requests total"])
+    first, second = (place(book, group, key) for _ in range(2))
+    assert isinstance(first, Hold)
+    assert isinstance(second, Hold)
+    refused = place(book, group, key)
+    assert isinstance(refused, Refusal)
+    assert refused.code == "credits_held"
+    settle(book, group, first, Meters(input=1, output=1, calls=1))
+    assert isinstance(place(book, group, key), Hold)
+    settle(book, group, second, Meters(calls=1))
+    refused = place(book, group, key)
+    assert isinstance(refused, Refusal)
+    assert refused.code == "rate_limited"
+    assert book.findings() == []
+
+
+def test_a_first_counter_is_seen_at_once(book: Book, group: Group) -> None:
+    """That somebody has no counters is kept, and forgotten when a hold makes one."""
+    key = book.user("alice", credits=10_000)
+    assert isinstance(place(book, group, key), Hold)
+    with book.write() as tx:
+        limits.hang(tx, "alice", ["2 requests/day"])
+    claims = [book.claim(key) for _ in range(3)]
+    results = done(group, *(Steady(partial(holds.place, claim=claim, policy=POLICY)) for claim in claims))
+    assert [isinstance(result, Hold) for result in results] == [True, False, False]
+    assert book.findings() == []
+
+
+def test_who_fails_after_writing_leaves_nothing_and_the_others_stay(book: Book, group: Group) -> None:
+    key = book.user("alice", credits=10_000)
+    claims = [book.claim(key) for _ in range(3)]
+
+    def half(tx: Tx) -> None:
+        tx.execute("UPDATE accounts SET balance_nano = 0")
+        raise Refusal("no")
+
+    first, failed, second, third = done(
+        group,
+        Steady(lambda tx: holds.place(tx, claims[0], POLICY)),
+        Steady(half),
+        Steady(lambda tx: holds.place(tx, claims[1], POLICY)),
+        Steady(lambda tx: holds.place(tx, claims[2], POLICY)),
+    )
+    assert isinstance(failed, Refusal)
+    assert [hold.grant.caller.held_nano for hold in (first, second, third)] == [0, 200, 400]
+    assert book.money("alice") == (10_000, 600)
+    assert book.findings() == []
+    assert isinstance(place(book, group, key), Hold)
+
+
+def test_a_refusal_costs_no_second_try(book: Book, group: Group) -> None:
+    key, begun = book.user("alice", credits=10_000), 0
+    poor = book.user("bob", credits=1)
+
+    def counted(tx: Tx) -> Hold:
+        nonlocal begun
+        begun += 1
+        return holds.place(tx, claims[0], POLICY)
+
+    claims = [book.claim(key), book.claim(poor)]
+    placed, refused = done(group, Steady(counted), Steady(lambda tx: holds.place(tx, claims[1], POLICY)))
+    assert isinstance(placed, Hold)
+    assert isinstance(refused, Refusal)
+    assert begun == 1
