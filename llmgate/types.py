@@ -128,6 +128,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """The answer is to be fetched later: this call won't tell what was used."""
     unquotable: str | None = None
     """A field that may cost money in a way that no bound is known for: not for accounts whose money can run out."""
+    remembers: bool = True
+    """What the answer leaves at the upstream may be referred to later."""
     tags: dict[str, str] = {}
 
 

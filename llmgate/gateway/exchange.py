@@ -15,7 +15,7 @@ import httpx
 import msgspec
 
 from .. import quoting
-from ..errors import UpstreamFailure
+from ..errors import Refusal, UpstreamFailure
 from ..pricebook import Version
 from ..routing import Route, Target
 from ..store.holds import Attempt, Hold, Outcome, Settled
@@ -88,9 +88,17 @@ class Resolved(msgspec.Struct, frozen=True):
         )
 
     def at(self, places: frozenset[str]) -> Resolved:
-        """Only where what the request refers to lies: no other upstream has it. All, where no route leads there."""
-        routes = tuple(priced for priced in self.routes if not places or priced.route.upstream.name in places)
-        return msgspec.structs.replace(self, routes=routes) if 0 < len(routes) < len(self.routes) else self
+        """Only where all that the request refers to lies: whatever else has that name elsewhere is somebody else's.
+        Raises Refusal 404 where no route leads there."""
+        if not places:
+            return self
+        routes = tuple(priced for priced in self.routes if places == {priced.route.upstream.name})
+        if not routes:
+            raise Refusal(
+                f"what this request refers to doesn't lie at an upstream that serves {self.target.model!r}",
+                code="not_found",
+            )
+        return msgspec.structs.replace(self, routes=routes) if len(routes) < len(self.routes) else self
 
 
 class Exchange:
@@ -223,7 +231,7 @@ def outcome_of(exchange: Exchange) -> Outcome | None:
         duration_ms=exchange.elapsed_ms(),
         ttft_ms=exchange.first_byte_ms,
         attempts=attempts,
-        made=heard.made if heard else (),
+        made=heard.made if heard and exchange.ask is not None and exchange.ask.remembers else (),
     )
 
 

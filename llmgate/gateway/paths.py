@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -55,6 +56,10 @@ _OF_RESPONSES = {b"": ("GET", "DELETE"), b"/cancel": ("POST",), b"/input_items":
 FREE_METHODS = frozenset({"GET", "DELETE"})
 """What these ask for isn't billed, where a path is passed through."""
 
+_COLLECTION = re.compile(rb"/v\d+[a-z]*/[A-Za-z_]+")
+"""Where a POST makes something new (`/v1/files`, `/v1beta/cachedContents`). Deeper down an answer names what was there
+before, and may be somebody else's."""
+
 _PLAIN = re.compile(PLAIN_PATH)
 _TWICE = re.compile(r"(/v1(?:alpha|beta)?)+/v1(?:alpha|beta)?/")
 VERSIONS = ("/v1/", "/v1beta/", "/v1alpha/")
@@ -91,6 +96,8 @@ class Asked(NamedTuple):
     way: Way | None = None
     kept: str | None = None
     """The id of what an upstream keeps: it goes where that lies."""
+    touched: tuple[str, ...] = ()
+    """What the path may be about, if it is the name of something that lies there."""
 
 
 class Paths:
@@ -129,7 +136,9 @@ class Paths:
         endpoint = way.endpoint(method)
         if rest:
             endpoint = msgspec.structs.replace(endpoint, path=endpoint.path + rest)
-        return Asked(endpoint, way.name, way=way)
+        if method == "POST" and _COLLECTION.fullmatch(raw_path):
+            endpoint = passing.making(endpoint)
+        return Asked(endpoint, way.name, way=way, touched=_touched(rest and raw_path.decode("latin-1")))
 
     def methods(self, raw_path: bytes) -> tuple[str, ...]:
         """What may be asked there; empty: nothing."""
@@ -165,6 +174,12 @@ class Paths:
                 path = raw_path.decode("latin-1")
                 return (way, path[len(begin) :]) if _PLAIN.fullmatch(path) and not is_own(path) else None
         return None
+
+
+def _touched(path: str) -> tuple[str, ...]:
+    """Every step of a path, and every two of them (`cachedContents/c1:method`), as names of what may lie there."""
+    steps = [step.partition(":")[0] for step in path.split("/") if step]
+    return (*steps, *(f"{one}/{two}" for one, two in pairwise(steps)))
 
 
 def _fixed(raw_path: bytes) -> Asked | None:

@@ -246,7 +246,9 @@ class Gateway:
         named = endpoint.refers_to(fields)
         if named:
             self.look(lambda tx: objects.check(tx, named, caller.account_id))
-            exchange.places = self.look(lambda tx: objects.places(tx, named))
+            exchange.places = self.look(lambda tx: objects.places(tx, named)) & self.upstreams.keys()
+        if asked.touched:
+            self.look(lambda tx: objects.check(tx, asked.touched, caller.account_id, unknown=True))
         return fields, await self._claimed(exchange, asked, key_hash, tags_of(scope))
 
     async def _claimed(self, exchange: Exchange, asked: Asked, key_hash: bytes, tags: dict[str, str]) -> Claim:

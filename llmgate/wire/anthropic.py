@@ -41,7 +41,7 @@ HARMLESS = {
 
 KNOWN = frozenset(
     {"model", "stream", "max_tokens", "system", "messages", "tools", "thinking", "service_tier", "metadata", "thread"}
-    | {"output_config", "output_format", "context_management", *HARMLESS, *UNQUOTABLE}
+    | {"output_config", "output_format", "context_management", "diagnostics", *HARMLESS, *UNQUOTABLE}
 )
 
 IMAGE_TOKENS = 8_848
@@ -156,6 +156,7 @@ def read_ask(fields: Fields, _: str | None = None) -> Ask:
         service_tier=tier,
         reasons=thinking.get("type") not in (None, "disabled"),
         unquotable=_unquotable(fields, messages, tools),
+        remembers=tools.own or not tools.bounded or any(body.value(fields, name) is not None for name in _CARRIED_ON),
         tags=_tags(fields),
     )
 
@@ -208,9 +209,18 @@ def _tags(fields: Fields) -> dict[str, str]:
     return dict.fromkeys(("metadata.user_id", "end_user"), user[:LONGEST_TAG]) if isinstance(user, str) else {}
 
 
+_CARRIED_ON = ("container", "thread", "diagnostics")
+"""Fields by which a request goes on with what an earlier answer left at the upstream, or leaves something there."""
+
+
 def refers_to(fields: Fields) -> tuple[str, ...]:
-    """Files that the request makes the upstream read."""
-    return body.strings_in(fields, ("messages", "system"), ("file_id",), _NESTED)
+    """What the request makes the upstream read: files, containers, earlier answers, skills that somebody wrote."""
+    container = body.value(fields, "container")
+    held = container if isinstance(container, dict) else {"id": container}
+    named = [held.get("id"), *(_object(fields, name).get("previous_message_id") for name in ("thread", "diagnostics"))]
+    named += [skill.get("skill_id") for skill in _objects(held.get("skills")) if skill.get("type") != "anthropic"]
+    files = body.strings_in(fields, ("messages", "system"), ("file_id",), _NESTED)
+    return tuple(dict.fromkeys((*files, *(name for name in named if isinstance(name, str)))))
 
 
 def prepare(_: Fields, ask: Ask, terms: Terms) -> dict[str, Any]:
@@ -240,7 +250,8 @@ class _Block(msgspec.Struct):
     input: Any = None
     content: Any = None
     stop_reason: Any = None
-    """Where it is the `delta` of a whole message."""
+    container: Any = None
+    """These two where it is the `delta` of a whole message."""
 
     def text_bytes(self) -> int:
         """Signatures and encrypted thoughts are no text, cited text isn't billed, results of tools weren't written."""
@@ -262,6 +273,8 @@ class _Message(msgspec.Struct):
     """A whole answer, or an event of a stream: the fields that metering reads."""
 
     type: Any = None
+    id: Any = None
+    container: Any = None
     message: _Message | None = None
     content: list[_Block] | None = None
     content_block: _Block | None = None
@@ -287,7 +300,7 @@ def _decode(data: bytes) -> _Message | None:
 
 def _tolerant(found: dict[str, Any]) -> _Message:
     """The fields that have the shape they should have."""
-    read = _Message(**{name: found.get(name) for name in ("type", "usage", "error")})
+    read = _Message(**{name: found.get(name) for name in ("type", "id", "container", "usage", "error")})
     for name, shape in (("content", list[_Block]), ("content_block", _Block), ("delta", _Block)):
         try:
             setattr(read, name, msgspec.convert(found.get(name), shape | None))
@@ -380,6 +393,12 @@ def _tier(usage: dict[str, Any]) -> str | None:
 def _say(heard: Heard, block: _Block) -> None:
     heard.text_bytes += block.text_bytes()
     heard.reasoned = heard.reasoned or block.thought
+    if isinstance(block.content, list | dict):  # what a program wrote may be files
+        heard.note(*body.strings_at(block.content, ("file_id",)))
+
+
+def _note(heard: Heard, message_id: Any, container: Any) -> None:
+    heard.note(message_id, container.get("id") if isinstance(container, dict) else None)
 
 
 def _count_in(heard: Heard, told: dict[str, Any]) -> None:
@@ -396,6 +415,7 @@ def hear(answer: bytes) -> Heard | None:
     if found is None:
         return None
     heard = Heard(finished=True, failed=found.error is not None)
+    _note(heard, found.id, found.container)
     for block in found.content or ():
         _say(heard, block)
     if isinstance(found.usage, dict):
@@ -433,6 +453,8 @@ def _hear_event(told: dict[str, Any], heard: Heard, event: Event) -> bool:
             if block is not None:
                 _say(heard, block)
     elif kind == "message_start":
+        if found.message:
+            _note(heard, found.message.id, found.message.container)
         for block in (found.message.content or ()) if found.message else ():
             _say(heard, block)
         if found.message and isinstance(found.message.usage, dict):
@@ -442,8 +464,9 @@ def _hear_event(told: dict[str, Any], heard: Heard, event: Event) -> bool:
         if isinstance(found.usage, dict):
             _merge(told, found.usage)
             _count_in(heard, told)
-        if found.delta and found.delta.stop_reason is not None:
-            heard.finished = True
+        if found.delta:
+            _note(heard, None, found.delta.container)
+            heard.finished = heard.finished or found.delta.stop_reason is not None
     elif kind == "message_stop":
         heard.done = heard.finished = True
     elif kind == "error" or found.error is not None:

@@ -19,7 +19,7 @@ from . import body
 from .body import Fields
 from .endpoint import Dialect, Endpoint, Terms
 from .heard import Heard, SseStream
-from .openai_usage import counted, read_usage
+from .openai_usage import counted, part, read_usage
 from .sse import Event
 from .weight import Medium, Weight, unread_bytes
 
@@ -215,8 +215,14 @@ def short_tags(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def refers_to(fields: Fields) -> tuple[str, ...]:
-    """Files that the request makes the upstream read."""
-    return body.strings_in(fields, ("messages",), ("file_id",))
+    """Files that the request makes the upstream read, and what a model said aloud earlier."""
+    if "messages" not in fields or not body.may_name(bytes(fields["messages"]), ("file_id", "audio")):
+        return ()
+    messages = body.value(fields, "messages")
+    several = messages if isinstance(messages, list) else []
+    spoken = [part(one, "audio").get("id") for one in several if isinstance(one, dict)]
+    found = (*body.strings_at(messages, ("file_id",)), *(name for name in spoken if isinstance(name, str)))
+    return tuple(dict.fromkeys(found))
 
 
 def prepare(fields: Fields, ask: Ask, terms: Terms) -> dict[str, Any]:
@@ -254,6 +260,7 @@ class _Said(msgspec.Struct):
     refusal: Any = None
     tool_calls: Any = None
     function_call: Any = None
+    audio: Any = None
 
     def text_bytes(self) -> int:
         said = (self.content, self.reasoning_content or self.reasoning, self.refusal)
@@ -304,6 +311,8 @@ def _take(heard: Heard, answer: _Answer) -> None:
         if said is not None:
             heard.text_bytes += said.text_bytes()
             heard.reasoned = heard.reasoned or bool(said.reasoning_content or said.reasoning)
+            if isinstance(said.audio, dict):
+                heard.note(said.audio.get("id"))
         if choice.text:
             heard.text_bytes += weigh(choice.text).text
         if choice.finish_reason is not None:

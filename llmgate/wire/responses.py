@@ -170,13 +170,16 @@ def refers_to(fields: Fields) -> tuple[str, ...]:
             if _is_reference(item):
                 found.append(item.get("id"))
             for name, child in item.items():
-                if name in _ID_FIELDS:
+                if name in _ID_FIELDS and not (name == "skill_id" and str(child).startswith("openai-")):
                     found += child if isinstance(child, list) else [child]
                 stack.append(child)
     return tuple(dict.fromkeys(name for name in found if isinstance(name, str)))
 
 
-_ID_FIELDS = frozenset({"file_id", "file_ids", "vector_store_id", "vector_store_ids", "container_id", "container"})
+_ID_FIELDS = frozenset(
+    {"file_id", "file_ids", "vector_store_id", "vector_store_ids", "container_id", "container", "skill_id"}
+)
+"""Skills are somebody's as well, unless OpenAI wrote them."""
 
 
 def prepare(fields: Fields, ask: Ask, terms: Terms) -> dict[str, Any]:
@@ -238,7 +241,7 @@ def _take_response(heard: Heard, response: dict[str, Any]) -> None:
     output = response.get("output")
     output = output if isinstance(output, list) else []
     conversation = part(response, "conversation").get("id")
-    _note(heard, response.get("id"), conversation, *_ids(output))
+    heard.note(response.get("id"), conversation, *_ids(output))
     heard.text_bytes = max(heard.text_bytes, sum(map(_written, output)))
     heard.reasoned = heard.reasoned or any(_kind(item) == "reasoning" for item in output)
     usage = read_either(response.get("usage"), heard.service_tier)
@@ -287,10 +290,6 @@ def _ids(output: list[Any]) -> Iterator[Any]:
             yield from (item.get("id"), item.get("container_id"))
 
 
-def _note(heard: Heard, *ids: Any) -> None:
-    heard.made += tuple(name for name in dict.fromkeys(ids) if isinstance(name, str) and name not in heard.made)
-
-
 def hear(answer: bytes) -> Heard | None:
     """A whole answer that didn't stream, or None if it isn't JSON of this format."""
     found = body.lenient(answer)
@@ -321,7 +320,7 @@ def _hear_event(streamed: dict[Any, int], heard: Heard, event: Event) -> bool:
         heard.reasoned = heard.reasoned or _kind(found.item) == "reasoning"
         if kind.endswith(".done"):
             heard.text_bytes += max(_written(found.item) - streamed.pop(where, 0), 0)
-            _note(heard, *_ids([found.item]))
+            heard.note(*_ids([found.item]))
     elif isinstance(found.response, dict):
         _take_response(heard, found.response)
     if kind in _TERMINAL:
