@@ -15,6 +15,7 @@ import httpx
 import msgspec
 
 from .. import quoting
+from ..config import Upstream
 from ..errors import Refusal, UpstreamFailure
 from ..pricebook import Version
 from ..routing import Route, Target
@@ -224,7 +225,7 @@ def outcome_of(exchange: Exchange) -> Outcome | None:
         meters=meters,
         upstream=route.upstream.name,
         upstream_model=route.model,
-        cost=_cost(exchange.priced, heard),
+        cost=_cost(exchange.priced, heard, tier_of(exchange.ask, route.upstream)),
         charge=exchange.priced.charge,
         cost_source=route.tariff.source,
         reported_cost_nano=_reported(exchange.priced, heard),
@@ -269,9 +270,16 @@ def attempt_of(priced: Priced, http_status: int | None, heard: Heard | None) -> 
     )
 
 
-def _cost(priced: Priced, heard: Heard | None) -> Snapshot:
-    """What the upstream bills by: the price of the service tier that it said, where it has one of its own."""
-    return priced.service_tiers.get((heard.service_tier if heard else None) or "", priced.cost)
+def tier_of(ask: Ask | None, upstream: Upstream) -> str | None:
+    """The service tier that a request asks for; where it leaves that to the upstream, as the admin says of it."""
+    tier = ask.service_tier if ask is not None else None
+    return upstream.service_tier or tier if tier in (None, "auto") else tier
+
+
+def _cost(priced: Priced, heard: Heard | None, asked: str | None = None) -> Snapshot:
+    """What the upstream bills by: the price of the service tier that it said, else of the one that was asked for, where
+    it has one of its own."""
+    return priced.service_tiers.get((heard.service_tier if heard else None) or asked or "", priced.cost)
 
 
 def _reported(priced: Priced, heard: Heard | None) -> int | None:

@@ -45,7 +45,8 @@ from ..store.admission import Claim
 from ..store.db import Database, Tx, now_ms
 from ..store.holds import Hold, Settled
 from ..store.keys import Caller
-from ..types import Ask
+from ..types import Ask, CostSource
+from ..wire.anthropic import opened_context
 from ..wire.body import Fields
 from ..wire.endpoint import Dialect, Terms
 from ..wire.gemini import GEMINI
@@ -53,7 +54,7 @@ from ..wire.heard import SseStream, Stream
 from ..wire.openai import LONGEST_TAG, MOST_TAGS
 from . import health
 from . import upstream as up
-from .exchange import Cut, Exchange, Priced, Resolved, outcome_of, why_cut_off
+from .exchange import Cut, Exchange, Priced, Resolved, outcome_of, tier_of, why_cut_off
 from .forwarding import Forwarding, key_of
 from .http import (
     Disconnected,
@@ -237,10 +238,12 @@ class Gateway:
             raise unavailable()
         server = self.config.server
         exchange.body = await read_body(scope, receive, most=server.max_body, timeout_s=server.body_timeout)
-        endpoint = exchange.endpoint
-        content_type = (header(scope["headers"], b"content-type") or b"").decode("latin-1")
+        endpoint, headers = exchange.endpoint, scope["headers"]
+        content_type = (header(headers, b"content-type") or b"").decode("latin-1")
         fields = endpoint.read(exchange.body, content_type, endpoint.known)
         ask = exchange.ask = endpoint.read_ask(fields, exchange.model)
+        if ask.hidden_input and (context := opened_context(headers)):
+            ask = exchange.ask = msgspec.structs.replace(ask, context=context)
         if ask.background:
             raise Refusal("background answers aren't followed here: ask without, or stream", param="background")
         named = endpoint.refers_to(fields)
@@ -330,7 +333,7 @@ class Gateway:
         if exchange.endpoint.free:
             ask = Ask(model=ask.model, output=False, tags=ask.tags)  # nothing of it is billed, so nothing is set aside
         input_tokens = max(quoting.input_bound(ask, priced.route.context_window) for priced in resolved.routes)
-        possible = tuple(price for priced in resolved.routes for price in _possible(priced, ask.service_tier))
+        possible = tuple(price for priced in resolved.routes for price in _possible(priced, ask))
         price = quoting.rates_for(ask, possible, input_tokens)
         first = resolved.routes[0]
         return Claim(
@@ -348,7 +351,7 @@ class Gateway:
             streamed=ask.stream,
             quote=quoting.quote(ask, price, input_tokens, resolved.target.max_output),
             price=price,
-            unquotable=ask.unquotable or _searching(resolved),
+            unquotable=ask.unquotable or _searching(resolved) or _unknown_tier(resolved, ask),
             unpriced=resolved.target.unpriced,
             cost=first.cost,
             charge=first.charge,
@@ -740,16 +743,32 @@ def _priced(tx: Tx, route: Route, rank: int) -> Priced:
     )
 
 
-def _possible(priced: Priced, service_tier: str | None) -> tuple[Price, ...]:
+_STANDARD = (None, "default", "standard", "standard_only", "on_demand")
+"""Service tiers at the price that is listed. (None: nobody says otherwise, neither the request nor the admin.)"""
+
+_LISTED = (*_STANDARD, "auto", "flex", "scale", "priority")
+"""Those that have the listed price where they have none of their own."""
+
+
+def _possible(priced: Priced, ask: Ask) -> tuple[Price, ...]:
     """The prices that a request may be charged by on a route: its own, or the dearest of the tiers it may end up in."""
     if priced.charge is not None:
         return (priced.charge.price,)
-    tiers = priced.service_tiers
-    if service_tier in (None, "default", "standard_only") or not tiers:
+    tiers, asked = priced.service_tiers, tier_of(ask, priced.route.upstream)
+    if asked in _STANDARD or not tiers:
         return (priced.cost.price,)
-    if service_tier in tiers:
-        return (priced.cost.price, tiers[service_tier].price)
+    if asked in tiers:
+        return (priced.cost.price, tiers[asked].price)
     return (priced.cost.price, *(tier.price for tier in tiers.values()))
+
+
+def _unknown_tier(resolved: Resolved, ask: Ask) -> str | None:
+    """A service tier whose price the catalogue doesn't know, where that is what is charged."""
+    if ask.service_tier in _LISTED:
+        return None
+    listed = (priced for priced in resolved.routes if priced.route.tariff.source is CostSource.CATALOGUE)
+    unknown = any(priced.charge is None and ask.service_tier not in priced.service_tiers for priced in listed)
+    return "service_tier" if unknown else None
 
 
 def _searching(resolved: Resolved) -> str | None:

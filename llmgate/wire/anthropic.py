@@ -6,6 +6,7 @@ Source: Anthropic's API reference and SDK types (anthropic 2.11).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -25,6 +26,9 @@ from .weight import Medium, Weight, unread_bytes, utf8_len, written_bytes
 
 # ── what a request asks for ───────────────────────────────────────────────────────────────────────────────────────────
 
+FAST = "fast"
+"""A speed that has a price of its own: it is taken for a tier of service."""
+
 UNQUOTABLE = (
     *("mcp_servers", "container"),  # work of others, and machines billed by the hour, which `usage` doesn't tell
     *("fallbacks", "models", "route", "plugins", "provider", "preset"),  # who answers is decided over there
@@ -34,10 +38,10 @@ UNQUOTABLE = (
 """Fields that may cost money in ways that no bound is known for."""
 
 HARMLESS = {
-    "speed": ("standard",),  # "fast" multiplies the price
+    "speed": ("standard", FAST),
     "inference_geo": ("global", "not_available"),  # "us" costs a tenth more
 }
-"""Fields whose value decides what a token costs → the values that don't make it dearer."""
+"""Fields whose value decides what a token costs → the values that don't make it dearer, or whose price is known."""
 
 KNOWN = frozenset(
     {"model", "stream", "max_tokens", "system", "messages", "tools", "thinking", "service_tier", "metadata", "thread"}
@@ -153,12 +157,21 @@ def read_ask(fields: Fields, _: str | None = None) -> Ask:
         max_output=None if bound is None else positive(bound, "max_tokens"),
         min_output=budget + 1,
         searches=tools.searches,
-        service_tier=tier,
+        service_tier=FAST if body.value(fields, "speed") == FAST else tier,
         reasons=thinking.get("type") not in (None, "disabled"),
         unquotable=_unquotable(fields, messages, tools),
         remembers=tools.own or not tools.bounded or any(body.value(fields, name) is not None for name in _CARRIED_ON),
         tags=_tags(fields),
     )
+
+
+_LONG_CONTEXT = re.compile(r"\bcontext-(\d{1,2})m\b")
+
+
+def opened_context(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """The context window in tokens that `anthropic-beta` opens beyond the one that is listed; 0: none."""
+    betas = [value for name, value in headers if name.replace(b"_", b"-").endswith(b"anthropic-beta")]
+    return 1_000_000 * max(map(int, _LONG_CONTEXT.findall(b",".join(betas).decode("latin-1").lower())), default=0)
 
 
 def read_count(fields: Fields, _: str | None = None) -> Ask:
@@ -386,7 +399,7 @@ def _beside(usage: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _tier(usage: dict[str, Any]) -> str | None:
     """What the tokens were priced by: fast mode is a price of its own, whatever the tier."""
-    tier = "fast" if usage.get("speed") == "fast" else usage.get("service_tier")
+    tier = FAST if usage.get("speed") == FAST else usage.get("service_tier")
     return tier if isinstance(tier, str) else None
 
 

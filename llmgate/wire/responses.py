@@ -20,14 +20,17 @@ from .endpoint import Endpoint, Terms
 from .heard import Heard, SseStream
 from .openai import (
     COUNTS,
+    HIDING,
     IMAGE_TOKENS,
     NOT_TEXT,
     OPENAI,
     PAYLOAD,
+    TEMPLATE_WORDS,
     UNQUOTABLE,
     added_work,
     bounded,
     flag,
+    hides,
     model_of,
     most,
     renamed,
@@ -52,7 +55,7 @@ HIDDEN = ("previous_response_id", "conversation", "prompt")
 KNOWN = frozenset(
     {"model", "stream", "input", "instructions", "tools", "text", "background", "max_tool_calls", "service_tier"}
     | {"user", "safety_identifier", "metadata", "reasoning", "context_management", "prompt_cache_options"}
-    | {*HIDDEN, *OUTPUT_BOUNDS, *COUNTS, *UNQUOTABLE}
+    | {*HIDDEN, *OUTPUT_BOUNDS, *COUNTS, *UNQUOTABLE, *HIDING, TEMPLATE_WORDS}
 )
 
 CLIENT_TOOLS = frozenset({"function", "custom", "computer", "local_shell", "apply_patch"})
@@ -96,10 +99,13 @@ def read_ask(fields: Fields, _: str | None = None) -> Ask:
     return Ask(
         model=model_of(fields),
         stream=flag(fields, "stream"),
-        text_bytes=weight.text + unread_bytes(fields, KNOWN),
+        text_bytes=weight.text + unread_bytes(fields, KNOWN - {TEMPLATE_WORDS}),
         messages=1 + (len(given) if isinstance(given, list) else 1),
         media_tokens=weight.media,
-        hidden_input=weight.hidden or bool(calls) or any(body.value(fields, name) is not None for name in HIDDEN),
+        hidden_input=weight.hidden
+        or bool(calls)
+        or hides(fields)
+        or any(body.value(fields, name) is not None for name in HIDDEN),
         rounds=1 + calls,
         searches=calls,
         max_output=most(fields, OUTPUT_BOUNDS),
