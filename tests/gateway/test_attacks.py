@@ -89,6 +89,38 @@ def test_a_key_of_ours_is_let_out_under_no_name(served: Served, up: Replay) -> N
     assert alice.key not in up.requests[0].path
 
 
+@pytest.mark.parametrize("name", ["access_token", "%61ccess_token", "oauth_token", "bearer_token"])
+def test_no_other_login_is_let_out(served: Served, up: Replay, name: str) -> None:
+    assert generate(served, served.person(), f"?{name}=ya29.mine&a=1").status_code == 200
+    assert up.requests[0].path == f"/v1beta/models/zeta:generateContent?a=1&v=1&key={SECRET}"
+
+
+PAYERS = {"OpenAI-Organization": "org-b", "OpenAI-Project": "proj-b", "Anthropic-Workspace-Id": "wrkspc-b"}
+
+
+def test_who_of_the_admins_own_pays_is_not_for_clients_to_say(served: Served, up: Replay) -> None:
+    up.handler = answers(json_answer(completion(usage=usage_of(10, 5))))
+    more = {"X-Goog-User-Project": "b", "X_Goog_User_Project": "b", "X-Vertex-AI-LLM-Shared-Request-Type": "priority"}
+    served.post(served.person(), {"model": "main/zeta", "messages": []}, headers={**PAYERS, **more})
+    (request,) = up.requests
+    assert [name for name in (*PAYERS, *more) if request.header(name.lower()) is not None] == []
+
+
+def test_who_pays_is_what_the_admin_says(up: Replay, tmp_path: Path) -> None:
+    up.handler = answers(json_answer(completion(usage=usage_of(10, 5))))
+    with Served(tmp_path, {"upstreams": {"main": main_upstream(up, headers={"OpenAI-Project": "proj-a"})}}) as served:
+        assert served.post(served.person(), {"model": "zeta", "messages": []}, headers=PAYERS).status_code == 200
+    assert [value for name, value in up.requests[0].headers if name == "openai-project"] == ["proj-a"]
+
+
+def test_what_a_host_says_of_itself_is_not_said_of_ours(served: Served, up: Replay) -> None:
+    """Or clients would look for us by HTTP/3, or never again without TLS."""
+    theirs = {"alt-svc": 'h3=":443"', "strict-transport-security": "max-age=31536000", "nel": "{}", "x-served-by": "a"}
+    up.handler = answers(json_answer(ANSWER, headers=theirs.items()))
+    told = generate(served, served.person()).headers
+    assert [name for name in theirs if name in told] == ["x-served-by"]
+
+
 @pytest.mark.parametrize("query", ["?a=1%23", "?a=1#b", "?%76=2&a=1"])
 def test_what_the_upstream_wants_in_its_query_is_there(served: Served, up: Replay, query: str) -> None:
     assert generate(served, served.person(), query).status_code == 200

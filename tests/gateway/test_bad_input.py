@@ -546,6 +546,17 @@ def test_models_are_for_keys(served: Served) -> None:
     error_of(get(served, "/v1/models/zeta"), 401, "missing_key")
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1/models/main%2Fzeta", "/v1beta/models", "/user/balance", "/user/limit"]
+)
+def test_a_head_is_a_get_without_its_body(served: Served, alice: Person, path: str) -> None:
+    whole, only = (get(served, path, alice, method) for method in ("GET", "HEAD"))
+    assert (only.status_code, only.content) == (whole.status_code, b"")
+    told = [{name: answer.headers[name] for name in ("content-type", "content-length")} for answer in (whole, only)]
+    assert told[0] == told[1]
+    assert get(served, path, method="HEAD").status_code == 401
+
+
 # -- the small endpoints
 
 
@@ -594,8 +605,8 @@ def test_there_is_nothing_there(served: Served, up: Replay, alice: Person, path:
         ("DELETE", CHAT, "POST"),
         ("OPTIONS", CHAT, "POST"),
         ("PUT", "/v1/embeddings", "POST"),
-        ("POST", "/v1/models", "GET"),
-        ("DELETE", "/v1/models/zeta", "GET"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("DELETE", "/v1/models/zeta", "GET, HEAD"),
         ("POST", "/health", "GET, HEAD"),
         ("POST", "/ready", "GET, HEAD"),
     ],
