@@ -74,8 +74,8 @@ _REFUSES_US = frozenset(
     | {"organization_spend_limit_exceeded", "project_spend_limit_exceeded", "organization_usage_limit_exceeded"}
     | {"enforced_spend_limit_reached", "contract_spend_limit_reached"}  # Anthropic
 )
-_OUT_OF_MONEY = "your credit balance is too low"
-"""How Anthropic says it; there is no code for it."""
+_REFUSALS = ("your credit balance is too low", "incorrect api key")
+"""How Anthropic and xAI begin to say it; there is no code for it."""
 
 MOST_REFUSAL = 2**16
 """Bytes of an error that are read to see whom it refuses."""
@@ -150,13 +150,14 @@ def _says_that_we_are_refused(said: bytes) -> bool:
     found = lenient(said)
     if isinstance(found, list) and found:
         found = found[0]  # Google, where it would have streamed
-    error = part(found, "error") if isinstance(found, dict) else {}
+    told = found.get("error") if isinstance(found, dict) else None
+    error = told if isinstance(told, dict) else {"message": told}
     details = error.get("details")
     several = details if isinstance(details, list) else []
     of_google = [detail.get("reason") for detail in several if isinstance(detail, dict)]
     named = (error.get("type"), error.get("code"), part(error, "details").get("error_code"), *of_google)
     known = any(isinstance(name, str) and name in _REFUSES_US for name in named)
-    return known or str(error.get("message")).lower().startswith(_OUT_OF_MONEY)
+    return known or str(error.get("message")).lower().startswith(_REFUSALS)
 
 
 def transport_for(upstream: Upstream) -> httpx.AsyncBaseTransport:

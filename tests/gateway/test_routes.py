@@ -256,6 +256,7 @@ REFUSING_US: dict[str, tuple[int, Any]] = {
     "google": (400, {"error": WRONG_SECRET}),
     "google, to a stream": (400, [{"error": WRONG_SECRET}]),
     "openai": (429, {"error": {"message": "You exceeded your current quota", "type": "insufficient_quota"}}),
+    "xai": (400, {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: up***"}),
     "openai, by code": (429, {"error": {"type": "billing", "code": "project_spend_limit_exceeded"}}),
     "anthropic": (400, {"type": "error", "error": {"message": "Your credit balance is too low to access the API"}}),
     "anthropic, by code": (
