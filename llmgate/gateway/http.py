@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import ipaddress
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
@@ -109,8 +110,8 @@ async def read_body(scope: Scope, receive: Receive, *, most: int, timeout_s: flo
     length = header(scope["headers"], b"content-length")
     if length is not None and length.isdigit() and int(length) > most:
         raise _too_large(most)
-    pieces: list[bytes] = []
-    size = 0
+    first, size = b"", 0
+    whole: io.BytesIO | None = None  # grows where it is, and is handed out as it is: joined pieces would be there twice
     try:
         async with asyncio.timeout(timeout_s):
             while True:
@@ -121,10 +122,15 @@ async def read_body(scope: Scope, receive: Receive, *, most: int, timeout_s: flo
                 size += len(piece)
                 if size > most:
                     raise _too_large(most)
-                if piece:
-                    pieces.append(piece)
+                if size == len(piece):
+                    first = piece
+                elif piece:
+                    if whole is None:
+                        whole = io.BytesIO()
+                        whole.write(first)
+                    whole.write(piece)
                 if not message.get("more_body", False):
-                    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                    return first if whole is None else whole.getvalue()
     except TimeoutError as error:
         raise Refusal("the body didn't arrive in time", code="request_timeout") from error
 

@@ -220,6 +220,7 @@ class Gateway:
             self.in_flight.discard(exchange)
             self._drained -= exchange.drained
             self._log(exchange, status)
+            exchange.answer = None  # which knows of it in turn: its body would stay until the collector comes
 
     def authenticate(self, scope: Scope) -> tuple[bytes, Caller]:
         """The caller behind a request, as things stand now, and the hash of the key. Raises Refusal 401 or 403."""
@@ -642,12 +643,15 @@ class Gateway:
         """Cut off what has waited too long. One timer for all requests, rather than one for each read."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            now = time.monotonic()
-            for exchange in list(self.in_flight):
-                if now >= exchange.total_deadline:
-                    exchange.interrupt(Cut.TOTAL)
-                elif now >= exchange.deadline:
-                    exchange.interrupt(exchange.reason)
+            self._cut_off_late()
+
+    def _cut_off_late(self) -> None:
+        now = time.monotonic()
+        for exchange in list(self.in_flight):
+            if now >= exchange.total_deadline:
+                exchange.interrupt(Cut.TOTAL)
+            elif now >= exchange.deadline:
+                exchange.interrupt(exchange.reason)
 
     def interrupt_all(self) -> None:
         """The time that a shutdown leaves to streams is over: end them, and settle what was delivered."""

@@ -286,6 +286,8 @@ class Transport(AiohttpTransport):
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _meaning(error, connected=connected) from error
+        finally:
+            told = None  # a new connection keeps the context that it was made in, and with it all that is known here
         return httpx.Response(
             response.status,
             headers=response.raw_headers,
