@@ -28,7 +28,7 @@ from ..wire.images import IMAGE_EDITS, IMAGE_VARIATIONS, IMAGES
 from ..wire.moderations import MODERATIONS
 from ..wire.openai import OPENAI
 from ..wire.rerank import RERANK
-from ..wire.responses import RESPONSES, RESPONSES_INPUT_TOKENS
+from ..wire.responses import RESPONSES, RESPONSES_COMPACT, RESPONSES_INPUT_TOKENS
 from ..wire.speech import SPEECH
 from .exchange import Resolved
 from .http import Scope, header
@@ -38,7 +38,7 @@ FORMATS = {"openai": OPENAI, "anthropic": ANTHROPIC, "gemini": GEMINI}
 FIXED: dict[bytes, Endpoint] = {
     b"/v1" + endpoint.path.encode(): endpoint
     for endpoint in (
-        *(openai.CHAT, COMPLETIONS, openai.EMBEDDINGS, RESPONSES, RESPONSES_INPUT_TOKENS),
+        *(openai.CHAT, COMPLETIONS, openai.EMBEDDINGS, RESPONSES, RESPONSES_COMPACT, RESPONSES_INPUT_TOKENS),
         *(IMAGES, IMAGE_EDITS, IMAGE_VARIATIONS, TRANSCRIPTIONS, TRANSLATIONS, SPEECH, MODERATIONS, RERANK),
         *(anthropic.MESSAGES, anthropic.COUNT_TOKENS),
     )

@@ -353,6 +353,22 @@ RESPONSES = Endpoint(
 )
 
 
+def _read_compact(fields: Fields, _: str | None = None) -> Ask:
+    """A conversation to be made shorter: the model writes a summary, and no field bounds it."""
+    return msgspec.structs.replace(read_ask(fields), stream=False, background=False, unquotable=_COMPACT)
+
+
+_COMPACT = "/v1/responses/compact"
+
+RESPONSES_COMPACT = msgspec.structs.replace(
+    RESPONSES,
+    name="responses_compact",
+    path="/responses/compact",
+    read_ask=_read_compact,
+    prepare=lambda _fields, ask, terms: renamed(ask, terms),
+)
+
+
 def _read_count(fields: Fields, _: str | None = None) -> Ask:
     return Ask(model=model_of(fields), output=False)
 
