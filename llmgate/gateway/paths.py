@@ -16,6 +16,7 @@ from .. import metering, routing
 from ..config import METHODS, PLAIN_PATH, Config, PathTable, Upstream, is_own, passed_to
 from ..metering import Metering
 from ..money import to_nano
+from ..names import path_name
 from ..routing import Target
 from ..types import CostSource
 from ..wire import anthropic, gemini, openai, passing
@@ -197,7 +198,7 @@ def _route(
     pattern: str, table: PathTable, upstream: Upstream, transports: Mapping[str, httpx.AsyncBaseTransport]
 ) -> Way:
     """A path of the admin's own."""
-    name, path, dialect = _name(pattern), _path_at(upstream, pattern, table.path), _dialect_at(pattern.encode())
+    name, path, dialect = path_name(pattern), _path_at(upstream, pattern, table.path), _dialect_at(pattern.encode())
     if table.unmetered:
         free = passing.unmetered("route", path, dialect)
         return _way(table.methods, lambda _: free, lambda _: routing.at(upstream, name, path), name, transports)
@@ -222,7 +223,7 @@ def _passthrough(
     pattern: str, config: Config, upstream: Upstream, transports: Mapping[str, httpx.AsyncBaseTransport]
 ) -> Way:
     """A path that is passed through to the upstream that speaks its format."""
-    name, path, dialect = _name(pattern), _path_at(upstream, pattern, None), _dialect_at(pattern.encode())
+    name, path, dialect = path_name(pattern), _path_at(upstream, pattern, None), _dialect_at(pattern.encode())
     free, billed = passing.unmetered("passthrough", path, dialect), passing.passed(path, dialect)
     known = routing.tariff_of(config, upstream)
     target = routing.at(upstream, name, path, known)
@@ -245,11 +246,6 @@ def _way(
     transports: Mapping[str, httpx.AsyncBaseTransport],
 ) -> Way:
     return Way(methods=methods, endpoint=endpoint, target=target, name=name, transports=transports)
-
-
-def _name(pattern: str) -> str:
-    """A path as books and limits have it: of those that begin so, the beginning."""
-    return pattern.rstrip("*").rstrip("/") or "/"
 
 
 def _path_at(upstream: Upstream, pattern: str, path: str | None) -> str:
