@@ -164,7 +164,9 @@ def _listed(owner: Any, info: Any, day: date) -> Listed | None:
     price = _price([info.get_prices(at) for at in moments])
     if price is None:
         return None
-    tiers = {name: _price([info.get_prices(at, {"service_tier": name}) for at in moments]) for name in SERVICE_TIERS}
+    # Anthropic's fast mode is no tier of service, but as a price it is one.
+    asked = {name: {"service_tier": name, "speed": name} for name in SERVICE_TIERS}
+    tiers = {name: _price([info.get_prices(at, context) for at in moments]) for name, context in asked.items()}
     return Listed(
         provider=owner.id,
         model=info.id,

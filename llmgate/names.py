@@ -25,6 +25,12 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def path_name(pattern: str) -> str:
+    """What the requests to a path of the config are called in books and limits: of those that begin so, the
+    beginning."""
+    return pattern.rstrip("*").rstrip("/") or "/"
+
+
 @lru_cache(maxsize=4096)
 def _pattern(glob: str) -> re.Pattern[str]:
     return re.compile(translate(glob))

@@ -6,14 +6,16 @@ A plan is a named bundle of limits and terms. It lives in the config and is read
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
 from .config import Config
 from .limits import Limit, included_tokens, parse
+from .metering import Metering
 from .money import to_nano
-from .names import matches
-from .types import Billing
+from .names import matches, path_name
+from .types import Billing, Meters
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +59,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     interrupted: str = "input"
     """What a request is charged that a crash cut off: its "input" estimate, or "none"."""
 
+    paths: Mapping[str, Meters] = MappingProxyType({})
+    """What such a request is charged at a path of the config instead, whose input says nothing: the fallback."""
+
     @property
     def billing(self) -> dict[str, Billing]:
         """The billing that plans give, by the plan's name."""
@@ -84,4 +89,9 @@ def policy_of(config: Config) -> Policy:
         alert_at=config.accounting.alert_at,
         interrupted=config.accounting.interrupted,
         low_balance=tuple(to_nano(usd) for usd in config.accounting.low_balance),
+        paths={
+            path_name(pattern): Metering(unit=table.unit).meters(1 if table.fallback is None else table.fallback)
+            for pattern, table in config.routes.items()
+            if not table.unmetered
+        },
     )

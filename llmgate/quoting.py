@@ -47,7 +47,7 @@ def output_estimate(text_bytes: int) -> int:
 
 def input_bound(ask: Ask, context_window: int | None) -> int:
     if ask.hidden_input:
-        return (context_window or UNKNOWN_CONTEXT) * ask.rounds
+        return max(context_window or UNKNOWN_CONTEXT, ask.context) * ask.rounds
     around = TEMPLATE_TOKENS * ask.messages + EMBEDDING_TOKENS * ask.inputs + PREAMBLE_TOKENS
     return ask.text_bytes + around + ask.media_tokens
 

@@ -102,6 +102,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """A documented upper bound of the tokens of images and the like that came inside the body."""
     hidden_input: bool = False
     """The body points at input that it doesn't show: only the model's context window bounds it."""
+    context: int = 0
+    """The context window that the request opens, where that is larger than the one that is listed."""
     rounds: int = 1
     """How often the model may read hidden input: an upstream's own tools make it read all of it again."""
     output: bool = True
@@ -128,6 +130,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """The answer is to be fetched later: this call won't tell what was used."""
     unquotable: str | None = None
     """A field that may cost money in a way that no bound is known for: not for accounts whose money can run out."""
+    remembers: bool = True
+    """What the answer leaves at the upstream may be referred to later."""
     tags: dict[str, str] = {}
 
 

@@ -408,6 +408,41 @@ def test_a_crash_with_many_in_flight(tmp_path: Path) -> None:
         assert served.balance(alice.name) == 10**7 - sum(row["charge_nano"] for row in rows) >= 0
 
 
+@pytest.mark.parametrize(("interrupted", "share"), [("input", 1), ("none", 0)])
+def test_a_crash_while_a_path_is_sold(tmp_path: Path, interrupted: str, share: int) -> None:
+    """What a second, a picture, a token comes to is charged by the path's fallback: its input says nothing."""
+    counted = {"upstream": "main", "meter": "n", "most": 50, "price": 0.00002}
+    sold = {
+        "/v1/heard/*": (30, counted | {"unit": "second", "fallback": 30}),
+        "/v1/drawn": (1, counted | {"unit": "image", "fallback": 1}),
+        "/v1/read": (20, counted | {"unit": "token", "fallback": 20}),
+        "/v1/spoken": (40, counted | {"unit": "character", "fallback": 40}),
+        "/v1/asked": (1, {"upstream": "main", "price": 0.00002}),
+    }
+    with Replay() as up, ThreadPoolExecutor(len(sold)) as pool:
+        config = config_for(up) | {
+            "accounting": {"interrupted": interrupted},
+            "routes": {path: table for path, (_, table) in sold.items()},
+        }
+        up.handler = answers((HANG,))
+        with Served(tmp_path, config) as served:
+            alice = served.person(credits="1")
+
+            def one(path: str) -> None:
+                with suppress(httpx.TransportError):
+                    served.post(alice, {}, path=path.replace("*", "x"))
+
+            asked = [pool.submit(one, path) for path in sold]
+            wait_until(lambda: len(up.requests) == len(sold))
+            served.kill()
+            for request in asked:
+                request.result()
+            served.start()
+            charged = {row["model"]: row["charge_nano"] for row in served.settled(alice, len(sold))}
+            assert charged == {path.removesuffix("/*"): share * units * 20_000 for path, (units, _) in sold.items()}
+            assert served.balance(alice.name) == 10**9 - sum(charged.values())
+
+
 def test_the_living_are_not_taken_for_dead(tmp_path: Path) -> None:
     """A second daemon on the same book leaves the holds of the first alone."""
     (tmp_path / "second").mkdir()

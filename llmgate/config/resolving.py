@@ -39,6 +39,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Timeout
     ask_usage: bool
     on_disconnect: OnDisconnect
+    service_tier: str | None = None
+    """What a request means that asks for none, or for "auto"."""
     price: Price | None
     cost: Price | None
     catalogue: str | None
@@ -151,6 +153,7 @@ def _complete(name: str, table: UpstreamTable) -> Upstream:
         timeout=table.timeout,
         ask_usage=preset.ask_usage if table.ask_usage is None else table.ask_usage,
         on_disconnect=table.on_disconnect or preset.on_disconnect,
+        service_tier=table.service_tier,
         price=table.price,
         cost=table.cost or preset.cost,
         catalogue=preset.catalogue,

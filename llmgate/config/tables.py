@@ -112,6 +112,8 @@ class UpstreamTable(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Timeout = Timeout()
     ask_usage: bool | None = None
     on_disconnect: OnDisconnect | None = None
+    service_tier: Literal["default", "flex", "priority"] | None = None
+    """What a request means there that asks for none, or for "auto"."""
     identify: bool = False
     proxy: Proxy | None = None
     ca_file: FilePath | None = None

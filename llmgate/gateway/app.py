@@ -81,12 +81,12 @@ class App:
             return await _reply(send, answer, 200 if wrong is None else 503)
         method_of_model = scope["method"] == "POST" and b":" in path  # one of Google's that isn't served
         if (match := MODELS.fullmatch(path)) and not method_of_model:
-            _allow(scope, "GET")
+            _allow(scope, "GET", "HEAD")
             _, caller = self._gateway.authenticate(scope)
             name = unquote((match[1] or b"").decode("latin-1"))
             return await _reply(send, await self._offer.answer(dialect_of(scope).name, caller, name))
         if path in OWN:
-            _allow(scope, "GET")
+            _allow(scope, "GET", "HEAD")
             _, caller = self._gateway.authenticate(scope)
             return await _reply(send, OWN[path](self._gateway, caller))
         hint = self._gateway.paths.hint(path)

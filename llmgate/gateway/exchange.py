@@ -16,7 +16,8 @@ import httpx
 import msgspec
 
 from .. import quoting
-from ..errors import UpstreamFailure
+from ..config import Upstream
+from ..errors import Refusal, UpstreamFailure
 from ..pricebook import Version
 from ..routing import Route, Target
 from ..store.holds import Attempt, Hold, Outcome, Settled
@@ -117,9 +118,17 @@ class Resolved(msgspec.Struct, frozen=True):
         )
 
     def at(self, places: frozenset[str]) -> Resolved:
-        """Only where what the request refers to lies: no other upstream has it. All, where no route leads there."""
-        routes = tuple(priced for priced in self.routes if not places or priced.route.upstream.name in places)
-        return msgspec.structs.replace(self, routes=routes) if 0 < len(routes) < len(self.routes) else self
+        """Only where all that the request refers to lies: whatever else has that name elsewhere is somebody else's.
+        Raises Refusal 404 where no route leads there."""
+        if not places:
+            return self
+        routes = tuple(priced for priced in self.routes if places == {priced.route.upstream.name})
+        if not routes:
+            raise Refusal(
+                f"what this request refers to doesn't lie at an upstream that serves {self.target.model!r}",
+                code="not_found",
+            )
+        return msgspec.structs.replace(self, routes=routes) if len(routes) < len(self.routes) else self
 
 
 class Exchange:
@@ -255,14 +264,14 @@ def outcome_of(exchange: Exchange) -> Outcome | None:
         meters=meters,
         upstream=route.upstream.name,
         upstream_model=route.model,
-        cost=_cost(exchange.priced, heard),
+        cost=_cost(exchange.priced, heard, tier_of(exchange.ask, route.upstream)),
         charge=exchange.priced.charge,
         cost_source=route.tariff.source,
         reported_cost_nano=_reported(exchange.priced, heard),
         duration_ms=exchange.elapsed_ms(),
         ttft_ms=exchange.first_byte_ms,
         attempts=attempts,
-        made=heard.made if heard else (),
+        made=heard.made if heard and exchange.ask is not None and exchange.ask.remembers else (),
     )
 
 
@@ -300,9 +309,16 @@ def attempt_of(priced: Priced, http_status: int | None, heard: Heard | None) -> 
     )
 
 
-def _cost(priced: Priced, heard: Heard | None) -> Snapshot:
-    """What the upstream bills by: the price of the service tier that it said, where it has one of its own."""
-    return priced.service_tiers.get((heard.service_tier if heard else None) or "", priced.cost)
+def tier_of(ask: Ask | None, upstream: Upstream) -> str | None:
+    """The service tier that a request asks for; where it leaves that to the upstream, as the admin says of it."""
+    tier = ask.service_tier if ask is not None else None
+    return upstream.service_tier or tier if tier in (None, "auto") else tier
+
+
+def _cost(priced: Priced, heard: Heard | None, asked: str | None = None) -> Snapshot:
+    """What the upstream bills by: the price of the service tier that it said, else of the one that was asked for, where
+    it has one of its own."""
+    return priced.service_tiers.get((heard.service_tier if heard else None) or asked or "", priced.cost)
 
 
 def _reported(priced: Priced, heard: Heard | None) -> int | None:

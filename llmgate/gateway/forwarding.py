@@ -68,6 +68,8 @@ class Brought(NamedTuple):
     stale: bool = False
     """It was sent on an idle connection that the upstream had left already."""
     retry_after_s: float | None = None
+    refused: bool = False
+    """Whatever its status, it is llmgate that is refused there."""
 
 
 class Stand(NamedTuple):
@@ -95,12 +97,12 @@ def after(brought: Brought, stand: Stand) -> tuple[Next, float]:
     status = brought.status
     if status is None and brought.reached:
         return Next.END, 0.0  # it is working, and billing
-    refused = status is not None and up.refuses_us(status)
+    refused = brought.refused or (status is not None and up.refuses_us(status))
     if status is not None and not refused and status not in RETRIABLE:
         return Next.TAKE, 0.0
     if stand.client_gone:
         return Next.END, 0.0  # nobody waits for another try, so nobody should pay for it
-    if stand.secrets_left and (status in OUR_SECRET_REFUSED or status == 429):
+    if stand.secrets_left and (brought.refused or status in OUR_SECRET_REFUSED or status == 429):
         return Next.SECRET, 0.0
     if not refused and stand.tries < TRIES_PER_ROUTE:
         if brought.stale:
@@ -213,6 +215,7 @@ async def _try(exchange: Exchange, priced: Priced, sent: Sent) -> Answer | Upstr
     try:
         transport = exchange.resolved.transports[priced.route.upstream.name]
         answer = exchange.answer = await up.ask(transport, priced.route, sent, exchange.note_sent)
+        await answer.look()
     except UpstreamFailure as failure:
         log.warning("%s: %s (%r)", exchange.request_id, failure.message, failure.__cause__)
         exchange.sent = earlier or failure.reached
@@ -238,11 +241,11 @@ def _verdict(exchange: Exchange, came: Answer | UpstreamFailure, *, several: boo
     assert exchange.resolved is not None
     failure = came if isinstance(came, UpstreamFailure) else None
     if isinstance(came, Answer):
-        failure = None if came.status in RETRIABLE else up.wrong_with(came)
+        failure = None if came.status in RETRIABLE and not came.refuses_us else up.wrong_with(came)
         if failure is None:
             return came
     assert failure is not None
-    unserved = up.refuses_us(came.status) if isinstance(came, Answer) else not came.reached
+    unserved = came.refuses_us if isinstance(came, Answer) else not came.reached
     if several and unserved:
         raise UpstreamFailure(
             f"no upstream of {exchange.resolved.target.model} can answer at the moment", code="upstream_unavailable"
@@ -255,7 +258,8 @@ def brought_by(came: Answer | UpstreamFailure) -> Brought:
         return Brought(reached=came.reached, stale=isinstance(came.__cause__, StaleConnection))
     if came.status < 300:
         return Brought(came.status)
-    return Brought(came.status, retry_after_s=retry_after_s(came.header("retry-after"), time.time()))
+    pause_s = retry_after_s(came.header("retry-after"), time.time())
+    return Brought(came.status, retry_after_s=pause_s, refused=came.refuses_us and came.status in up.MAY_REFUSE_US)
 
 
 _SECONDS = re.compile(r"\d{1,9}(\.\d+)?")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import ipaddress
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
@@ -115,8 +116,8 @@ async def read_body(scope: Scope, receive: Receive, *, most: int, timeout_s: flo
         if len(body) > most:
             raise _too_large(most)
         return body
-    pieces: list[bytes] = []
-    size = 0
+    begun, size = b"", 0
+    whole: io.BytesIO | None = None  # grows where it is, and is handed out as it is: joined pieces would be there twice
     try:
         async with asyncio.timeout(timeout_s):
             while True:
@@ -128,10 +129,15 @@ async def read_body(scope: Scope, receive: Receive, *, most: int, timeout_s: flo
                 size += len(piece)
                 if size > most:
                     raise _too_large(most)
-                if piece:
-                    pieces.append(piece)
+                if size == len(piece):
+                    begun = piece
+                elif piece:
+                    if whole is None:
+                        whole = io.BytesIO()
+                        whole.write(begun)
+                    whole.write(piece)
                 if not message.get("more_body", False):
-                    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                    return begun if whole is None else whole.getvalue()
     except TimeoutError as error:
         raise Refusal("the body didn't arrive in time", code="request_timeout") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -15,6 +16,7 @@ from .. import metering, routing
 from ..config import METHODS, PLAIN_PATH, Config, PathTable, Upstream, is_own, passed_to
 from ..metering import Metering
 from ..money import to_nano
+from ..names import path_name
 from ..routing import Target
 from ..types import CostSource
 from ..wire import anthropic, gemini, openai, passing
@@ -27,7 +29,7 @@ from ..wire.images import IMAGE_EDITS, IMAGE_VARIATIONS, IMAGES
 from ..wire.moderations import MODERATIONS
 from ..wire.openai import OPENAI
 from ..wire.rerank import RERANK
-from ..wire.responses import RESPONSES, RESPONSES_INPUT_TOKENS
+from ..wire.responses import RESPONSES, RESPONSES_COMPACT, RESPONSES_INPUT_TOKENS
 from ..wire.speech import SPEECH
 from .exchange import Resolved
 from .http import Scope, header
@@ -37,7 +39,7 @@ FORMATS = {"openai": OPENAI, "anthropic": ANTHROPIC, "gemini": GEMINI}
 FIXED: dict[bytes, Endpoint] = {
     b"/v1" + endpoint.path.encode(): endpoint
     for endpoint in (
-        *(openai.CHAT, COMPLETIONS, openai.EMBEDDINGS, RESPONSES, RESPONSES_INPUT_TOKENS),
+        *(openai.CHAT, COMPLETIONS, openai.EMBEDDINGS, RESPONSES, RESPONSES_COMPACT, RESPONSES_INPUT_TOKENS),
         *(IMAGES, IMAGE_EDITS, IMAGE_VARIATIONS, TRANSCRIPTIONS, TRANSLATIONS, SPEECH, MODERATIONS, RERANK),
         *(anthropic.MESSAGES, anthropic.COUNT_TOKENS),
     )
@@ -54,6 +56,10 @@ _OF_RESPONSES = {b"": ("GET", "DELETE"), b"/cancel": ("POST",), b"/input_items":
 
 FREE_METHODS = frozenset({"GET", "DELETE"})
 """What these ask for isn't billed, where a path is passed through."""
+
+_COLLECTION = re.compile(rb"/v\d+[a-z]*/[A-Za-z_]+")
+"""Where a POST makes something new (`/v1/files`, `/v1beta/cachedContents`). Deeper down an answer names what was there
+before, and may be somebody else's."""
 
 _PLAIN = re.compile(PLAIN_PATH)
 _TWICE = re.compile(r"(/v1(?:alpha|beta)?)+/v1(?:alpha|beta)?/")
@@ -91,6 +97,8 @@ class Asked(NamedTuple):
     way: Way | None = None
     kept: str | None = None
     """The id of what an upstream keeps: it goes where that lies."""
+    touched: tuple[str, ...] = ()
+    """What the path may be about, if it is the name of something that lies there."""
 
 
 class Paths:
@@ -129,7 +137,9 @@ class Paths:
         endpoint = way.endpoint(method)
         if rest:
             endpoint = msgspec.structs.replace(endpoint, path=endpoint.path + rest)
-        return Asked(endpoint, way.name, way=way)
+        if method == "POST" and _COLLECTION.fullmatch(raw_path):
+            endpoint = passing.making(endpoint)
+        return Asked(endpoint, way.name, way=way, touched=_touched(rest and raw_path.decode("latin-1")))
 
     def methods(self, raw_path: bytes) -> tuple[str, ...]:
         """What may be asked there; empty: nothing."""
@@ -167,6 +177,12 @@ class Paths:
         return None
 
 
+def _touched(path: str) -> tuple[str, ...]:
+    """Every step of a path, and every two of them (`cachedContents/c1:method`), as names of what may lie there."""
+    steps = [step.partition(":")[0] for step in path.split("/") if step]
+    return (*steps, *(f"{one}/{two}" for one, two in pairwise(steps)))
+
+
 def _fixed(raw_path: bytes) -> Asked | None:
     fixed = FIXED.get(raw_path)
     if fixed is not None:
@@ -182,7 +198,7 @@ def _route(
     pattern: str, table: PathTable, upstream: Upstream, transports: Mapping[str, httpx.AsyncBaseTransport]
 ) -> Way:
     """A path of the admin's own."""
-    name, path, dialect = _name(pattern), _path_at(upstream, pattern, table.path), _dialect_at(pattern.encode())
+    name, path, dialect = path_name(pattern), _path_at(upstream, pattern, table.path), _dialect_at(pattern.encode())
     if table.unmetered:
         free = passing.unmetered("route", path, dialect)
         return _way(table.methods, lambda _: free, lambda _: routing.at(upstream, name, path), name, transports)
@@ -207,7 +223,7 @@ def _passthrough(
     pattern: str, config: Config, upstream: Upstream, transports: Mapping[str, httpx.AsyncBaseTransport]
 ) -> Way:
     """A path that is passed through to the upstream that speaks its format."""
-    name, path, dialect = _name(pattern), _path_at(upstream, pattern, None), _dialect_at(pattern.encode())
+    name, path, dialect = path_name(pattern), _path_at(upstream, pattern, None), _dialect_at(pattern.encode())
     free, billed = passing.unmetered("passthrough", path, dialect), passing.passed(path, dialect)
     known = routing.tariff_of(config, upstream)
     target = routing.at(upstream, name, path, known)
@@ -230,11 +246,6 @@ def _way(
     transports: Mapping[str, httpx.AsyncBaseTransport],
 ) -> Way:
     return Way(methods=methods, endpoint=endpoint, target=target, name=name, transports=transports)
-
-
-def _name(pattern: str) -> str:
-    """A path as books and limits have it: of those that begin so, the beginning."""
-    return pattern.rstrip("*").rstrip("/") or "/"
 
 
 def _path_at(upstream: Upstream, pattern: str, path: str | None) -> str:

@@ -46,7 +46,8 @@ from ..store.db import Database, Tx, now_ms
 from ..store.group import Steady
 from ..store.holds import Hold, Settled
 from ..store.keys import Caller
-from ..types import Ask
+from ..types import Ask, CostSource
+from ..wire.anthropic import opened_context
 from ..wire.body import Fields
 from ..wire.endpoint import Dialect, Terms
 from ..wire.gemini import GEMINI
@@ -54,7 +55,7 @@ from ..wire.heard import SseStream, Stream
 from ..wire.openai import LONGEST_TAG, MOST_TAGS
 from . import health
 from . import upstream as up
-from .exchange import Cut, Exchange, Priced, Resolved, outcome_of, why_cut_off
+from .exchange import Cut, Exchange, Priced, Resolved, outcome_of, tier_of, why_cut_off
 from .forwarding import Forwarding, key_of
 from .http import (
     Disconnected,
@@ -227,6 +228,7 @@ class Gateway:
             self.in_flight.discard(exchange)
             self._drained -= exchange.drained
             self._log(exchange, status)
+            exchange.answer = None  # which knows of it in turn: its body would stay until the collector comes
 
     def authenticate(self, scope: Scope) -> tuple[bytes, Caller]:
         """The caller behind a request, as things stand now, and the hash of the key. Raises Refusal 401 or 403."""
@@ -259,16 +261,20 @@ class Gateway:
             raise unavailable()
         server = self.config.server
         exchange.body = await read_body(scope, receive, most=server.max_body, timeout_s=server.body_timeout)
-        endpoint = exchange.endpoint
-        content_type = (header(scope["headers"], b"content-type") or b"").decode("latin-1")
+        endpoint, headers = exchange.endpoint, scope["headers"]
+        content_type = (header(headers, b"content-type") or b"").decode("latin-1")
         fields = endpoint.read(exchange.body, content_type, endpoint.known)
         ask = exchange.ask = endpoint.read_ask(fields, exchange.model)
+        if ask.hidden_input and (context := opened_context(headers)):
+            ask = exchange.ask = msgspec.structs.replace(ask, context=context)
         if ask.background:
             raise Refusal("background answers aren't followed here: ask without, or stream", param="background")
         named = endpoint.refers_to(fields)
         if named:
             self.look(lambda tx: objects.check(tx, named, caller.account_id))
-            exchange.places = self.look(lambda tx: objects.places(tx, named))
+            exchange.places = self.look(lambda tx: objects.places(tx, named)) & self.upstreams.keys()
+        if asked.touched:
+            self.look(lambda tx: objects.check(tx, asked.touched, caller.account_id, unknown=True))
         return fields, await self._claimed(exchange, asked, key_hash, tags_of(scope))
 
     async def _claimed(self, exchange: Exchange, asked: Asked, key_hash: bytes, tags: dict[str, str]) -> Claim:
@@ -361,7 +367,7 @@ class Gateway:
         if exchange.endpoint.free:
             ask = Ask(model=ask.model, output=False, tags=ask.tags)  # nothing of it is billed, so nothing is set aside
         input_tokens = max(quoting.input_bound(ask, priced.route.context_window) for priced in resolved.routes)
-        possible = tuple(price for priced in resolved.routes for price in _possible(priced, ask.service_tier))
+        possible = tuple(price for priced in resolved.routes for price in _possible(priced, ask))
         price = quoting.rates_for(ask, possible, input_tokens)
         first = resolved.routes[0]
         return Claim(
@@ -379,7 +385,7 @@ class Gateway:
             streamed=ask.stream,
             quote=quoting.quote(ask, price, input_tokens, resolved.target.max_output),
             price=price,
-            unquotable=ask.unquotable or _searching(resolved),
+            unquotable=ask.unquotable or _searching(resolved) or _unknown_tier(resolved, ask),
             unpriced=resolved.target.unpriced,
             cost=first.cost,
             charge=first.charge,
@@ -693,14 +699,18 @@ class Gateway:
         """Cut off what has waited too long. One timer for all requests, rather than one for each read."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            now = time.monotonic()
-            for exchange in list(self.in_flight):
-                if exchange.watching is None and exchange.watch is not None:
-                    exchange.watching = asyncio.ensure_future(exchange.watch())
-                if now >= exchange.total_deadline:
-                    exchange.interrupt(Cut.TOTAL)
-                elif now >= exchange.deadline:
-                    exchange.interrupt(exchange.reason)
+            self._look_after_all()
+
+    def _look_after_all(self) -> None:
+        """On its own, so that no request is held by a name between two rounds."""
+        now = time.monotonic()
+        for exchange in list(self.in_flight):
+            if exchange.watching is None and exchange.watch is not None:
+                exchange.watching = asyncio.ensure_future(exchange.watch())
+            if now >= exchange.total_deadline:
+                exchange.interrupt(Cut.TOTAL)
+            elif now >= exchange.deadline:
+                exchange.interrupt(exchange.reason)
 
     def interrupt_all(self) -> None:
         """The time that a shutdown leaves to streams is over: end them, and settle what was delivered."""
@@ -795,16 +805,32 @@ def _priced(tx: Tx, route: Route, rank: int) -> Priced:
     )
 
 
-def _possible(priced: Priced, service_tier: str | None) -> tuple[Price, ...]:
+_STANDARD = (None, "default", "standard", "standard_only", "on_demand")
+"""Service tiers at the price that is listed. (None: nobody says otherwise, neither the request nor the admin.)"""
+
+_LISTED = (*_STANDARD, "auto", "flex", "scale", "priority")
+"""Those that have the listed price where they have none of their own."""
+
+
+def _possible(priced: Priced, ask: Ask) -> tuple[Price, ...]:
     """The prices that a request may be charged by on a route: its own, or the dearest of the tiers it may end up in."""
     if priced.charge is not None:
         return (priced.charge.price,)
-    tiers = priced.service_tiers
-    if service_tier in (None, "default", "standard_only") or not tiers:
+    tiers, asked = priced.service_tiers, tier_of(ask, priced.route.upstream)
+    if asked in _STANDARD or not tiers:
         return (priced.cost.price,)
-    if service_tier in tiers:
-        return (priced.cost.price, tiers[service_tier].price)
+    if asked in tiers:
+        return (priced.cost.price, tiers[asked].price)
     return (priced.cost.price, *(tier.price for tier in tiers.values()))
+
+
+def _unknown_tier(resolved: Resolved, ask: Ask) -> str | None:
+    """A service tier whose price the catalogue doesn't know, where that is what is charged."""
+    if ask.service_tier in _LISTED:
+        return None
+    listed = (priced for priced in resolved.routes if priced.route.tariff.source is CostSource.CATALOGUE)
+    unknown = any(priced.charge is None and ask.service_tier not in priced.service_tiers for priced in listed)
+    return "service_tier" if unknown else None
 
 
 def _searching(resolved: Resolved) -> str | None:

@@ -13,7 +13,7 @@ They are the same in 3.11 to 3.14; a version that changes them fails in `tests/g
 HTTP/2 is not spoken to upstreams, although many offer it. It saves handshakes, which kept connections save as well. But
 a lost packet would hold up every stream that shares the connection, an upstream's bound on streams per connection would
 queue requests that hold credit, and a connection that dies would take all of them along. Nor does a client for asyncio
-that speaks it keep up: httpx's own transport is a fifth as fast.
+that speaks it keep up: httpx's own transport takes 3.7 times the processor for a plain answer, 2.3 times for a stream.
 """
 
 from __future__ import annotations
@@ -286,6 +286,8 @@ class Transport(AiohttpTransport):
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _meaning(error, connected=connected) from error
+        finally:
+            told = None  # a new connection keeps the context that it was made in, and with it all that is known here
         return httpx.Response(
             response.status,
             headers=response.raw_headers,

@@ -16,6 +16,9 @@ from ..errors import NO_RETRY, UpstreamFailure
 from ..presets import DEPLOYMENT_PATHS
 from ..routing import Route
 from ..store.keys import PREFIX
+from ..wire.body import lenient
+from ..wire.endpoint import Body
+from ..wire.openai_usage import part
 from .sandbox import Sandbox
 from .transport import UNSENT, StaleConnection, Transport
 
@@ -36,10 +39,17 @@ _NOT_FORWARDED = HOP_BY_HOP | frozenset(
     | {b"x-http-method-override", b"x-http-method", b"x-method-override"}  # what is free to GET may not be to POST
     | {b"origin"}  # of a page that calls us; Anthropic answers it with 401
     | {b"x-goog-fieldmask"}  # see `_HIDES_USAGE`
+    # Which of the admin's own accounts pays is for the admin to say, in `headers`.
+    | {b"openai-organization", b"openai-project", b"anthropic-workspace-id", b"x-goog-user-project"}
 )
-_NOT_FORWARDED_PREFIXES = (b"x-forwarded-", b"x-llmgate-")
+_NOT_FORWARDED_PREFIXES = (b"x-forwarded-", b"x-llmgate-", b"x-vertex-ai-llm-")
+"""The last choose a tier of service, which is quoted by the body."""
 
-_NOT_RETURNED = HOP_BY_HOP | frozenset({b"content-length", b"x-request-id"})
+_NOT_RETURNED = HOP_BY_HOP | frozenset(
+    {b"content-length", b"x-request-id"}
+    # These are about the host that says it, and that is us.
+    | {b"alt-svc", b"strict-transport-security", b"clear-site-data", b"nel", b"report-to", b"reporting-endpoints"}
+)
 _NOT_RETURNED_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-", b"x-llmgate-", b"access-control-")
 """Which pages may call us is for llmgate to say, and to say once."""
 
@@ -47,11 +57,29 @@ _HIDES_USAGE = frozenset({"fields", "$fields", "callback", "$callback", "alt", "
 """Parameters by which Google's APIs leave fields out of an answer, or answer with what is no JSON: then nobody could
 hear what is billed."""
 
+_CREDENTIALS = frozenset({"key", "access_token", "oauth_token", "bearer_token"})
+"""Parameters in which a client may show who it is; to an upstream that is llmgate."""
+
 _ALT = ("json", "sse")
 """What `alt` may ask for all the same."""
 
 OUR_SECRET_REFUSED = frozenset({401, 402, 403, 407})
 """Statuses that are between llmgate and the upstream: the secret, or the admin's money there."""
+
+MAY_REFUSE_US = frozenset({400, 429})
+"""Statuses by which some say the same, and mean other things else: then the error itself tells."""
+
+_REFUSES_US = frozenset(
+    {"API_KEY_INVALID", "API_KEY_EXPIRED"}  # Google, of any wrong secret
+    | {"insufficient_quota", "credit_balance_exhausted"}  # OpenAI, as all below here: the money is used up
+    | {"organization_spend_limit_exceeded", "project_spend_limit_exceeded", "organization_usage_limit_exceeded"}
+    | {"enforced_spend_limit_reached", "contract_spend_limit_reached"}  # Anthropic
+)
+_REFUSALS = ("your credit balance is too low", "incorrect api key")
+"""How Anthropic and xAI begin to say it; there is no code for it."""
+
+MOST_REFUSAL = 2**16
+"""Bytes of an error that are read to see whom it refuses."""
 
 
 class Sent(NamedTuple):
@@ -59,21 +87,41 @@ class Sent(NamedTuple):
 
     url: httpx.URL
     headers: Headers
-    body: bytes
+    body: Body
     method: str = "POST"
+
+
+_ONE_PIECE = 2**18
+"""Bytes that are handed on at once, so that a large body holds up neither the loop nor a cancellation."""
+
+
+class _Pieces(httpx.AsyncByteStream):
+    """A body in pieces, none of which is copied."""
+
+    def __init__(self, pieces: Iterable[bytes | memoryview]) -> None:
+        self._pieces = [memoryview(piece) for piece in pieces]
+        self.size = sum(map(len, self._pieces))
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            for at in range(0, len(piece), _ONE_PIECE):
+                yield piece[at : at + _ONE_PIECE]  # type: ignore[misc]  # as good as bytes for who writes them
 
 
 class Answer:
     """An upstream's answer whose head, and in a stream the first piece, has arrived."""
 
-    __slots__ = ("_iterator", "_response", "headers", "route", "status")
+    __slots__ = ("_ahead", "_iterator", "_response", "headers", "refuses_us", "route", "status")
 
     def __init__(self, response: httpx.Response, route: Route) -> None:
         self._response = response
         self._iterator: AsyncIterator[bytes] | None = None
+        self._ahead: list[bytes] = []
         self.status = response.status_code
         self.headers: Headers = response.headers.raw
         self.route = route
+        self.refuses_us = refuses_us(self.status)
+        """It is between the upstream and llmgate."""
 
     def header(self, name: str) -> str:
         found: str = self._response.headers.get(name, "")
@@ -90,6 +138,8 @@ class Answer:
 
     async def piece(self) -> bytes:
         """The next bytes as they came; empty at the end. Raises UpstreamFailure where the answer breaks off."""
+        if self._ahead:
+            return self._ahead.pop(0)
         if self._iterator is None:
             assert isinstance(self._response.stream, httpx.AsyncByteStream)
             self._iterator = aiter(self._response.stream)
@@ -100,8 +150,32 @@ class Answer:
         except httpx.TransportError as error:
             raise UpstreamFailure("the upstream broke off in the middle of its answer", reached=True) from error
 
+    async def look(self) -> None:
+        """See whom an error refuses, where its status doesn't say it. Raises as `piece` does."""
+        if self.status not in MAY_REFUSE_US:
+            return
+        ahead: list[bytes] = []
+        while sum(map(len, ahead)) < MOST_REFUSAL and (piece := await self.piece()):
+            ahead.append(piece)
+        self._ahead = ahead
+        self.refuses_us = _says_that_we_are_refused(b"".join(ahead))
+
     async def close(self) -> None:
         await self._response.aclose()
+
+
+def _says_that_we_are_refused(said: bytes) -> bool:
+    found = lenient(said)
+    if isinstance(found, list) and found:
+        found = found[0]  # Google, where it would have streamed
+    told = found.get("error") if isinstance(found, dict) else None
+    error = told if isinstance(told, dict) else {"message": told}
+    details = error.get("details")
+    several = details if isinstance(details, list) else []
+    of_google = [detail.get("reason") for detail in several if isinstance(detail, dict)]
+    named = (error.get("type"), error.get("code"), part(error, "details").get("error_code"), *of_google)
+    known = any(isinstance(name, str) and name in _REFUSES_US for name in named)
+    return known or str(error.get("message")).lower().startswith(_REFUSALS)
 
 
 def transport_for(upstream: Upstream) -> httpx.AsyncBaseTransport:
@@ -200,7 +274,7 @@ def address(upstream: Upstream, path: str, client_query: str, secret: Secret | N
 def _is_forwarded(pair: str, own: Collection[str], *, google: bool) -> bool:
     """By what the upstream will read: a name can be written in many ways. A key of llmgate's own is never let out."""
     name, _, value = (unquote_plus(part) for part in pair.partition("="))
-    if name in own or name == "key" or value.startswith(PREFIX):
+    if name in own or name in _CREDENTIALS or value.startswith(PREFIX):
         return False
     return not (google and name in _HIDES_USAGE) or (name.endswith("alt") and value in _ALT)
 
@@ -222,11 +296,14 @@ async def ask(transport: httpx.AsyncBaseTransport, route: Route, sent: Sent, con
     Raises UpstreamFailure; its `reached` is False where the request never got there, so that trying again is safe.
     """
     upstream = route.upstream
+    pieces = _Pieces(sent.body) if isinstance(sent.body, tuple) else None
+    length = [(b"content-length", b"%d" % pieces.size)] if pieces is not None else []
     request = httpx.Request(
         sent.method,
         sent.url,
-        headers=sent.headers,
-        content=sent.body,
+        headers=[*sent.headers, *length],
+        content=sent.body if isinstance(sent.body, bytes) else None,
+        stream=pieces,
         extensions={"timeout": {"connect": upstream.timeout.connect}, "connected": connected},
     )
     try:
@@ -251,7 +328,7 @@ def wrong_with(answer: Answer) -> UpstreamFailure | None:
     `upstream_auth` where llmgate itself is refused.
     """
     name, status = answer.route.upstream.name, answer.status
-    if status in OUR_SECRET_REFUSED:
+    if answer.refuses_us and not 300 <= status < 400:
         return UpstreamFailure(
             f"upstream {name} refused the gateway's own credentials or credit (HTTP {status}): "
             "the admin must look at it",

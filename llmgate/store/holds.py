@@ -394,19 +394,23 @@ def recover(tx: Tx, database: Path, policy: Policy = NONE) -> Recovered:
     total = count = 0
     for worker in workers.dead(tx, database):
         for hold in tx.execute("SELECT * FROM holds WHERE worker_id = ?", (worker,)).fetchall():
-            total += settle(tx, hold["id"], _cut_off(tx, hold, policy.interrupted), policy).charge_nano
+            total += settle(tx, hold["id"], _cut_off(tx, hold, policy), policy).charge_nano
             count += 1
     workers.forget(tx, database)
     return Recovered(count, total)
 
 
-def _cut_off(tx: Tx, hold: Row, interrupted: str) -> Outcome:
-    charged = interrupted == "input"
+def _cut_off(tx: Tx, hold: Row, policy: Policy) -> Outcome:
+    """At a path of the config that is sold by the second, say, it is what the path's answers come to that don't say."""
+    meters = Meters()
+    if policy.interrupted == "input":
+        sold = policy.paths.get(hold["model"]) if hold["endpoint"] == "route" else None
+        meters = sold or Meters(input=hold["input_estimate"], calls=1)
     return Outcome(
         status=Status.INTERRUPTED,
         source=Source.ESTIMATED,
         http_status=None,
-        meters=Meters(input=hold["input_estimate"], calls=1) if charged else Meters(),
+        meters=meters,
         upstream=hold["upstream"],
         upstream_model=hold["upstream_model"],
         cost=prices.snapshot(tx, hold["cost_price_id"]),

@@ -43,10 +43,12 @@ def places(tx: Tx, ids: Iterable[str]) -> frozenset[str]:
     return frozenset(tx.value("SELECT upstream FROM objects WHERE id = ?", named) for named in ids)
 
 
-def check(tx: Tx, ids: Iterable[str], account_id: int) -> None:
-    """Raises Refusal 404 where one of them isn't the account's: whose it is, and whether it exists, isn't told."""
+def check(tx: Tx, ids: Iterable[str], account_id: int, *, unknown: bool = False) -> None:
+    """Raises Refusal 404 where one of them isn't the account's: whose it is, and whether it exists, isn't told.
+    `unknown`: what nobody has made through llmgate is everybody's."""
     for named in ids:
-        if tx.value("SELECT account_id FROM objects WHERE id = ?", named) != account_id:
+        owner = tx.value("SELECT account_id FROM objects WHERE id = ?", named)
+        if owner != account_id and not (unknown and owner is None):
             raise Refusal(
                 f"there is no {named[:100]!r} that was made by this account through llmgate", code="not_found"
             )

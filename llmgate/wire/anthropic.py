@@ -6,6 +6,7 @@ Source: Anthropic's API reference and SDK types (anthropic 2.11).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -25,6 +26,9 @@ from .weight import Medium, Weight, unread_bytes, utf8_len, written_bytes
 
 # ── what a request asks for ───────────────────────────────────────────────────────────────────────────────────────────
 
+FAST = "fast"
+"""A speed that has a price of its own: it is taken for a tier of service."""
+
 UNQUOTABLE = (
     *("mcp_servers", "container"),  # work of others, and machines billed by the hour, which `usage` doesn't tell
     *("fallbacks", "models", "route", "plugins", "provider", "preset"),  # who answers is decided over there
@@ -34,14 +38,14 @@ UNQUOTABLE = (
 """Fields that may cost money in ways that no bound is known for."""
 
 HARMLESS = {
-    "speed": ("standard",),  # "fast" multiplies the price
+    "speed": ("standard", FAST),
     "inference_geo": ("global", "not_available"),  # "us" costs a tenth more
 }
-"""Fields whose value decides what a token costs → the values that don't make it dearer."""
+"""Fields whose value decides what a token costs → the values that don't make it dearer, or whose price is known."""
 
 KNOWN = frozenset(
     {"model", "stream", "max_tokens", "system", "messages", "tools", "thinking", "service_tier", "metadata", "thread"}
-    | {"output_config", "output_format", "context_management", *HARMLESS, *UNQUOTABLE}
+    | {"output_config", "output_format", "context_management", "diagnostics", *HARMLESS, *UNQUOTABLE}
 )
 
 IMAGE_TOKENS = 8_848
@@ -153,11 +157,21 @@ def read_ask(fields: Fields, _: str | None = None) -> Ask:
         max_output=None if bound is None else positive(bound, "max_tokens"),
         min_output=budget + 1,
         searches=tools.searches,
-        service_tier=tier,
+        service_tier=FAST if body.value(fields, "speed") == FAST else tier,
         reasons=thinking.get("type") not in (None, "disabled"),
         unquotable=_unquotable(fields, messages, tools),
+        remembers=tools.own or not tools.bounded or any(body.value(fields, name) is not None for name in _CARRIED_ON),
         tags=_tags(fields),
     )
+
+
+_LONG_CONTEXT = re.compile(r"\bcontext-(\d{1,2})m\b")
+
+
+def opened_context(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """The context window in tokens that `anthropic-beta` opens beyond the one that is listed; 0: none."""
+    betas = [value for name, value in headers if name.replace(b"_", b"-").endswith(b"anthropic-beta")]
+    return 1_000_000 * max(map(int, _LONG_CONTEXT.findall(b",".join(betas).decode("latin-1").lower())), default=0)
 
 
 def read_count(fields: Fields, _: str | None = None) -> Ask:
@@ -208,9 +222,18 @@ def _tags(fields: Fields) -> dict[str, str]:
     return dict.fromkeys(("metadata.user_id", "end_user"), user[:LONGEST_TAG]) if isinstance(user, str) else {}
 
 
+_CARRIED_ON = ("container", "thread", "diagnostics")
+"""Fields by which a request goes on with what an earlier answer left at the upstream, or leaves something there."""
+
+
 def refers_to(fields: Fields) -> tuple[str, ...]:
-    """Files that the request makes the upstream read."""
-    return body.strings_in(fields, ("messages", "system"), ("file_id",), _NESTED)
+    """What the request makes the upstream read: files, containers, earlier answers, skills that somebody wrote."""
+    container = body.value(fields, "container")
+    held = container if isinstance(container, dict) else {"id": container}
+    named = [held.get("id"), *(_object(fields, name).get("previous_message_id") for name in ("thread", "diagnostics"))]
+    named += [skill.get("skill_id") for skill in _objects(held.get("skills")) if skill.get("type") != "anthropic"]
+    files = body.strings_in(fields, ("messages", "system"), ("file_id",), _NESTED)
+    return tuple(dict.fromkeys((*files, *(name for name in named if isinstance(name, str)))))
 
 
 def prepare(_: Fields, ask: Ask, terms: Terms) -> dict[str, Any]:
@@ -240,7 +263,8 @@ class _Block(msgspec.Struct):
     input: Any = None
     content: Any = None
     stop_reason: Any = None
-    """Where it is the `delta` of a whole message."""
+    container: Any = None
+    """These two where it is the `delta` of a whole message."""
 
     def text_bytes(self) -> int:
         """Signatures and encrypted thoughts are no text, cited text isn't billed, results of tools weren't written."""
@@ -262,6 +286,8 @@ class _Message(msgspec.Struct):
     """A whole answer, or an event of a stream: the fields that metering reads."""
 
     type: Any = None
+    id: Any = None
+    container: Any = None
     message: _Message | None = None
     content: list[_Block] | None = None
     content_block: _Block | None = None
@@ -287,7 +313,7 @@ def _decode(data: bytes) -> _Message | None:
 
 def _tolerant(found: dict[str, Any]) -> _Message:
     """The fields that have the shape they should have."""
-    read = _Message(**{name: found.get(name) for name in ("type", "usage", "error")})
+    read = _Message(**{name: found.get(name) for name in ("type", "id", "container", "usage", "error")})
     for name, shape in (("content", list[_Block]), ("content_block", _Block), ("delta", _Block)):
         try:
             setattr(read, name, msgspec.convert(found.get(name), shape | None))
@@ -373,13 +399,19 @@ def _beside(usage: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _tier(usage: dict[str, Any]) -> str | None:
     """What the tokens were priced by: fast mode is a price of its own, whatever the tier."""
-    tier = "fast" if usage.get("speed") == "fast" else usage.get("service_tier")
+    tier = FAST if usage.get("speed") == FAST else usage.get("service_tier")
     return tier if isinstance(tier, str) else None
 
 
 def _say(heard: Heard, block: _Block) -> None:
     heard.text_bytes += block.text_bytes()
     heard.reasoned = heard.reasoned or block.thought
+    if isinstance(block.content, list | dict):  # what a program wrote may be files
+        heard.note(*body.strings_at(block.content, ("file_id",)))
+
+
+def _note(heard: Heard, message_id: Any, container: Any) -> None:
+    heard.note(message_id, container.get("id") if isinstance(container, dict) else None)
 
 
 def _count_in(heard: Heard, told: dict[str, Any]) -> None:
@@ -396,6 +428,7 @@ def hear(answer: bytes) -> Heard | None:
     if found is None:
         return None
     heard = Heard(finished=True, failed=found.error is not None)
+    _note(heard, found.id, found.container)
     for block in found.content or ():
         _say(heard, block)
     if isinstance(found.usage, dict):
@@ -433,6 +466,8 @@ def _hear_event(told: dict[str, Any], heard: Heard, event: Event) -> bool:
             if block is not None:
                 _say(heard, block)
     elif kind == "message_start":
+        if found.message:
+            _note(heard, found.message.id, found.message.container)
         for block in (found.message.content or ()) if found.message else ():
             _say(heard, block)
         if found.message and isinstance(found.message.usage, dict):
@@ -442,8 +477,9 @@ def _hear_event(told: dict[str, Any], heard: Heard, event: Event) -> bool:
         if isinstance(found.usage, dict):
             _merge(told, found.usage)
             _count_in(heard, told)
-        if found.delta and found.delta.stop_reason is not None:
-            heard.finished = True
+        if found.delta:
+            _note(heard, None, found.delta.container)
+            heard.finished = heard.finished or found.delta.stop_reason is not None
     elif kind == "message_stop":
         heard.done = heard.finished = True
     elif kind == "error" or found.error is not None:

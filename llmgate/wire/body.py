@@ -111,11 +111,11 @@ def strings_in(
     fields: Fields, among: Iterable[str], names: Collection[str], below: Collection[str] | None = None
 ) -> tuple[str, ...]:
     """The same in some fields of a body. Each is taken apart only if such a name can stand in it: prompts are long."""
-    values = [value(fields, name) for name in among if name in fields and _may_name(bytes(fields[name]), names)]
+    values = [value(fields, name) for name in among if name in fields and may_name(bytes(fields[name]), names)]
     return strings_at(values, names, below)
 
 
-def _may_name(raw: bytes, names: Collection[str]) -> bool:
+def may_name(raw: bytes, names: Collection[str]) -> bool:
     """Whether one of these names can stand in some JSON: spelled out, or with an escape."""
     return b"\\u" in raw or any(name.encode() in raw for name in names)
 

@@ -8,7 +8,7 @@ import msgspec
 
 from ..errors import Refusal
 from ..types import Ask
-from . import openai
+from . import body, openai
 from .body import Fields
 from .endpoint import Endpoint, Terms
 from .openai import OPENAI, bounded, hear, most, renamed, stream
@@ -24,13 +24,16 @@ would be paid without having been asked for."""
 def read_ask(fields: Fields, _: str | None = None) -> Ask:
     """What a completion asks for: each of several prompts gets all its choices. Raises Refusal `invalid_request`."""
     asked = openai.read_ask(fields, named="prompt")
-    choices = asked.choices * max(asked.inputs, 1)
+    tensors = body.value(fields, "prompt_embeds")  # vLLM: prompts that are no text
+    prompts = max(asked.inputs + (len(tensors) if isinstance(tensors, list) else tensors is not None), 1)
+    choices = asked.choices * prompts
     if choices >= 2**31:
         raise Refusal("these are more choices than could ever be paid: ask for fewer", param="n")
     return msgspec.structs.replace(
         asked,
         max_output=most(fields, OUTPUT_BOUNDS) or DEFAULT_OUTPUT,
         choices=choices,
+        rounds=prompts if asked.hidden_input else 1,
     )
 
 

@@ -16,6 +16,9 @@ from . import body
 from .body import Fields
 from .heard import Heard, Stream
 
+Body = bytes | tuple[bytes | memoryview, ...]
+"""A body to send: whole, or in pieces, where all that isn't changed is still where it came in."""
+
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """What one upstream is to be sent for a request, and what it obeys."""
@@ -78,7 +81,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A new listener for an answer that streams; True: what only came because llmgate asked for it is taken out."""
     read: Callable[[bytes, str, frozenset[str]], Fields] = _read
     """The body, its content type and `known` → its fields. Raises Refusal `invalid_request`."""
-    write: Callable[[bytes, Fields, Mapping[str, Any]], bytes] = _write
+    write: Callable[[bytes, Fields, Mapping[str, Any]], Body] = _write
     """The body as it came, its fields and what `prepare` said → the body to send; all else keeps its bytes."""
     used: Callable[[Ask, Heard], Usage | None] = _heard
     """What a request that is to be charged has used, of what was heard of its answer and of what it asked for: some

@@ -89,16 +89,17 @@ def read_either(raw: bytes, content_type: str, known: frozenset[str], *, files: 
     return body.read(raw, known)
 
 
-def write(raw: bytes, fields: Fields, changes: Mapping[str, Any]) -> bytes:
-    """The body with some text fields changed, which must be there; every other byte stays what it was."""
+def write(raw: bytes, fields: Fields, changes: Mapping[str, Any]) -> bytes | tuple[bytes | memoryview, ...]:
+    """The body with some text fields changed, which must be there; every other byte stays what it was, and where."""
     if not isinstance(fields, Form):
         return body.write(fields, changes)
-    pieces = []
+    whole = memoryview(raw)
+    pieces: list[bytes | memoryview] = []
     at = 0
     for (start, end), value in sorted((fields.spans[name], value) for name, value in changes.items()):
-        pieces += [raw[at:start], str(value).encode()]
+        pieces += [whole[at:start], str(value).encode()]
         at = end
-    return b"".join([*pieces, raw[at:]])
+    return (*pieces, whole[at:])
 
 
 def number(fields: Fields, name: str) -> Any:

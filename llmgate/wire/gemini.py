@@ -286,9 +286,13 @@ _FILE = re.compile(r"(https?://[^/]*\bgoogleapis\.com/(upload/)?v[0-9a-z]+/)?fil
 
 
 def refers_to(fields: Fields) -> tuple[str, ...]:
-    """Files kept by Google that the request makes it read. (Any other address is what it is to everybody.)"""
+    """Files and contexts kept by Google that the request makes it read. (Any other address is what it is to
+    everybody.)"""
     several = [name for name, raw in fields.items() if bytes(raw)[:1] in (b"{", b"[")]
-    return tuple(uri for uri in body.strings_in(fields, several, tuple(_URI)) if _FILE.match(uri))
+    files = (uri for uri in body.strings_in(fields, several, tuple(_URI)) if _FILE.match(uri))
+    inner = _member(fields, "generateContentRequest", _COUNT, _GENERATE)  # of a request to count tokens
+    cached = (_value(one, "cachedContent") for one in (fields, inner))
+    return (*files, *(name for name in cached if isinstance(name, str)))
 
 
 # ── what must be changed ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -31,6 +31,10 @@ class Heard(msgspec.Struct):
     """It broke off, and what came is a JSON array that can take another object."""
     made: tuple[str, ...] = ()
     """Ids of what the answer left at the upstream: whoever comes back for it must be who asked."""
+
+    def note(self, *ids: Any) -> None:
+        """Of what may be ids, those that are."""
+        self.made += tuple(name for name in dict.fromkeys(ids) if isinstance(name, str) and name not in self.made)
 
     def take_usage(self, usage: Usage) -> None:
         """The last usage wins: a later one replaces, and never adds."""

@@ -19,7 +19,7 @@ from . import body
 from .body import Fields
 from .endpoint import Dialect, Endpoint, Terms
 from .heard import Heard, SseStream
-from .openai_usage import counted, read_usage
+from .openai_usage import counted, part, read_usage
 from .sse import Event
 from .weight import Medium, Weight, unread_bytes
 
@@ -34,11 +34,19 @@ UNQUOTABLE = (
     *("web_search_options", "search_parameters", "enable_search"),  # OpenAI, xAI, Alibaba: paid searches
     *("data_sources", "dataSources"),  # Azure: what is found there is read and billed, and is not in the body
     *("deferred",),  # xAI: the answer, and what it used, is to be fetched later
+    *("prediction",),  # what of it isn't taken is billed as output, beside what the bound allows
 )
 """Fields that change who answers, or add paid work, in ways that no bound is known for."""
 
+HIDING = ("chat_template", "prompt_embeds", "mm_processor_kwargs", "media_io_kwargs")
+"""Fields that make more of a prompt than its bytes show (vLLM): a template may say it a thousand times, a tensor may be
+stored as one of its rows, a picture may be scaled up."""
+
 REASONING = ("reasoning_effort", "reasoning")
 """Fields that ask a model to reason."""
+
+TEMPLATE_WORDS = "chat_template_kwargs"
+"""What a template is told. Some servers take the template itself from there."""
 
 KNOWN = frozenset(
     {
@@ -63,6 +71,8 @@ KNOWN = frozenset(
         *OUTPUT_BOUNDS,
         *COUNTS,
         *UNQUOTABLE,
+        *HIDING,
+        TEMPLATE_WORDS,
     }
 )
 
@@ -97,6 +107,8 @@ def medium(item: dict[str, Any]) -> Medium | None:
         return Medium(len(data) // AUDIO_CHARACTERS_PER_TOKEN + 1 if known else IMAGE_TOKENS, PAYLOAD)  # type: ignore[arg-type]
     if kind in _POINTERS or not _POINTERS.isdisjoint(item):
         return Medium(0, PAYLOAD, hidden=True)
+    if "multimodal_data" in item:  # llama.cpp: pictures and sounds beside a prompt that isn't a chat
+        return Medium(0, frozenset({"multimodal_data"}), hidden=True)
     if kind in _MEDIA or "image_url" in item:
         return Medium(IMAGE_TOKENS, PAYLOAD)
     if "image" in item:
@@ -129,16 +141,19 @@ def read_ask(fields: Fields, _: str | None = None, *, named: str = "messages", o
         if name in fields:
             weight.text += len(bytes(fields[name]))
     # Where one of these is the prompt, an upstream may put the others in as well.
-    weight.text += unread_bytes(fields, KNOWN - {"messages", "prompt", "input"} | {named})
+    weight.text += unread_bytes(fields, KNOWN - {"messages", "prompt", "input", TEMPLATE_WORDS} | {named})
+    inputs = texts_in(prompt) if named != "messages" else 0
+    hidden = weight.hidden or hides(fields)
     return Ask(
         model=model,
         stream=stream and output,
         usage_asked=options is not None and options.get("include_usage") is True,
         text_bytes=weight.text,
         messages=len(prompt) if named == "messages" and isinstance(prompt, list) else 0,
-        inputs=texts_in(prompt) if named != "messages" else 0,
+        inputs=inputs,
         media_tokens=weight.media,
-        hidden_input=weight.hidden,
+        hidden_input=hidden,
+        rounds=max(inputs, 1) if hidden else 1,
         output=output,
         max_output=most(fields, OUTPUT_BOUNDS),
         choices=most(fields, COUNTS) or 1,
@@ -146,6 +161,14 @@ def read_ask(fields: Fields, _: str | None = None, *, named: str = "messages", o
         reasons=any(body.value(fields, name) not in (None, "none") for name in REASONING),
         unquotable=_unquotable(fields),
         tags=tags_of(fields),
+    )
+
+
+def hides(fields: Fields) -> bool:
+    """Whether a field makes more of the prompt than can be seen."""
+    told = body.value(fields, TEMPLATE_WORDS) if TEMPLATE_WORDS in fields else None
+    return (isinstance(told, dict) and "chat_template" in told) or any(
+        body.value(fields, name) is not None for name in HIDING
     )
 
 
@@ -215,8 +238,14 @@ def short_tags(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def refers_to(fields: Fields) -> tuple[str, ...]:
-    """Files that the request makes the upstream read."""
-    return body.strings_in(fields, ("messages",), ("file_id",))
+    """Files that the request makes the upstream read, and what a model said aloud earlier."""
+    if "messages" not in fields or not body.may_name(bytes(fields["messages"]), ("file_id", "audio")):
+        return ()
+    messages = body.value(fields, "messages")
+    several = messages if isinstance(messages, list) else []
+    spoken = [part(one, "audio").get("id") for one in several if isinstance(one, dict)]
+    found = (*body.strings_at(messages, ("file_id",)), *(name for name in spoken if isinstance(name, str)))
+    return tuple(dict.fromkeys(found))
 
 
 def prepare(fields: Fields, ask: Ask, terms: Terms) -> dict[str, Any]:
@@ -254,6 +283,7 @@ class _Said(msgspec.Struct):
     refusal: Any = None
     tool_calls: Any = None
     function_call: Any = None
+    audio: Any = None
 
     def text_bytes(self) -> int:
         said = (self.content, self.reasoning_content or self.reasoning, self.refusal)
@@ -304,6 +334,8 @@ def _take(heard: Heard, answer: _Answer) -> None:
         if said is not None:
             heard.text_bytes += said.text_bytes()
             heard.reasoned = heard.reasoned or bool(said.reasoning_content or said.reasoning)
+            if isinstance(said.audio, dict):
+                heard.note(said.audio.get("id"))
         if choice.text:
             heard.text_bytes += weigh(choice.text).text
         if choice.finish_reason is not None:

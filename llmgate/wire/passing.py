@@ -135,6 +135,28 @@ def unmetered(name: str, path: str, dialect: Dialect) -> Endpoint:
     )
 
 
+# ── what is made there ────────────────────────────────────────────────────────────────────────────────────────────────
+
+MOST_TOLD = 2**20
+"""Bytes. Who makes a file, a container or a context is told what it is called, in an answer that is no longer."""
+
+
+def making(endpoint: Endpoint) -> Endpoint:
+    """A path at which something is made, and stays: it is whose the request was. OpenAI and Anthropic call it by its
+    `id`, Google by a `name` and an address."""
+
+    def hear(answer: bytes) -> Heard | None:
+        heard = endpoint.hear(answer)
+        found = body.lenient(answer) if heard is not None and len(answer) <= MOST_TOLD else None
+        if heard is not None and isinstance(found, dict):
+            made = part(found, "file") or found
+            # Beside an id, a name is what somebody wished it to be called.
+            heard.note(*(made.get(name) for name in (("id",) if "id" in made else ("name", "uri"))))
+        return heard
+
+    return msgspec.structs.replace(endpoint, hear=hear)
+
+
 # ── passed through ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

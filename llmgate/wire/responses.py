@@ -20,14 +20,17 @@ from .endpoint import Endpoint, Terms
 from .heard import Heard, SseStream
 from .openai import (
     COUNTS,
+    HIDING,
     IMAGE_TOKENS,
     NOT_TEXT,
     OPENAI,
     PAYLOAD,
+    TEMPLATE_WORDS,
     UNQUOTABLE,
     added_work,
     bounded,
     flag,
+    hides,
     model_of,
     most,
     renamed,
@@ -52,7 +55,7 @@ HIDDEN = ("previous_response_id", "conversation", "prompt")
 KNOWN = frozenset(
     {"model", "stream", "input", "instructions", "tools", "text", "background", "max_tool_calls", "service_tier"}
     | {"user", "safety_identifier", "metadata", "reasoning", "context_management", "prompt_cache_options"}
-    | {*HIDDEN, *OUTPUT_BOUNDS, *COUNTS, *UNQUOTABLE}
+    | {*HIDDEN, *OUTPUT_BOUNDS, *COUNTS, *UNQUOTABLE, *HIDING, TEMPLATE_WORDS}
 )
 
 CLIENT_TOOLS = frozenset({"function", "custom", "computer", "local_shell", "apply_patch"})
@@ -96,10 +99,13 @@ def read_ask(fields: Fields, _: str | None = None) -> Ask:
     return Ask(
         model=model_of(fields),
         stream=flag(fields, "stream"),
-        text_bytes=weight.text + unread_bytes(fields, KNOWN),
+        text_bytes=weight.text + unread_bytes(fields, KNOWN - {TEMPLATE_WORDS}),
         messages=1 + (len(given) if isinstance(given, list) else 1),
         media_tokens=weight.media,
-        hidden_input=weight.hidden or bool(calls) or any(body.value(fields, name) is not None for name in HIDDEN),
+        hidden_input=weight.hidden
+        or bool(calls)
+        or hides(fields)
+        or any(body.value(fields, name) is not None for name in HIDDEN),
         rounds=1 + calls,
         searches=calls,
         max_output=most(fields, OUTPUT_BOUNDS),
@@ -170,13 +176,16 @@ def refers_to(fields: Fields) -> tuple[str, ...]:
             if _is_reference(item):
                 found.append(item.get("id"))
             for name, child in item.items():
-                if name in _ID_FIELDS:
+                if name in _ID_FIELDS and not (name == "skill_id" and str(child).startswith("openai-")):
                     found += child if isinstance(child, list) else [child]
                 stack.append(child)
     return tuple(dict.fromkeys(name for name in found if isinstance(name, str)))
 
 
-_ID_FIELDS = frozenset({"file_id", "file_ids", "vector_store_id", "vector_store_ids", "container_id", "container"})
+_ID_FIELDS = frozenset(
+    {"file_id", "file_ids", "vector_store_id", "vector_store_ids", "container_id", "container", "skill_id"}
+)
+"""Skills are somebody's as well, unless OpenAI wrote them."""
 
 
 def prepare(fields: Fields, ask: Ask, terms: Terms) -> dict[str, Any]:
@@ -238,7 +247,7 @@ def _take_response(heard: Heard, response: dict[str, Any]) -> None:
     output = response.get("output")
     output = output if isinstance(output, list) else []
     conversation = part(response, "conversation").get("id")
-    _note(heard, response.get("id"), conversation, *_ids(output))
+    heard.note(response.get("id"), conversation, *_ids(output))
     heard.text_bytes = max(heard.text_bytes, sum(map(_written, output)))
     heard.reasoned = heard.reasoned or any(_kind(item) == "reasoning" for item in output)
     usage = read_either(response.get("usage"), heard.service_tier)
@@ -287,10 +296,6 @@ def _ids(output: list[Any]) -> Iterator[Any]:
             yield from (item.get("id"), item.get("container_id"))
 
 
-def _note(heard: Heard, *ids: Any) -> None:
-    heard.made += tuple(name for name in dict.fromkeys(ids) if isinstance(name, str) and name not in heard.made)
-
-
 def hear(answer: bytes) -> Heard | None:
     """A whole answer that didn't stream, or None if it isn't JSON of this format."""
     found = body.lenient(answer)
@@ -321,7 +326,7 @@ def _hear_event(streamed: dict[Any, int], heard: Heard, event: Event) -> bool:
         heard.reasoned = heard.reasoned or _kind(found.item) == "reasoning"
         if kind.endswith(".done"):
             heard.text_bytes += max(_written(found.item) - streamed.pop(where, 0), 0)
-            _note(heard, *_ids([found.item]))
+            heard.note(*_ids([found.item]))
     elif isinstance(found.response, dict):
         _take_response(heard, found.response)
     if kind in _TERMINAL:
@@ -345,6 +350,22 @@ RESPONSES = Endpoint(
     hear=hear,
     stream=stream,
     refers_to=refers_to,
+)
+
+
+def _read_compact(fields: Fields, _: str | None = None) -> Ask:
+    """A conversation to be made shorter: the model writes a summary, and no field bounds it."""
+    return msgspec.structs.replace(read_ask(fields), stream=False, background=False, unquotable=_COMPACT)
+
+
+_COMPACT = "/v1/responses/compact"
+
+RESPONSES_COMPACT = msgspec.structs.replace(
+    RESPONSES,
+    name="responses_compact",
+    path="/responses/compact",
+    read_ask=_read_compact,
+    prepare=lambda _fields, ask, terms: renamed(ask, terms),
 )
 
 

@@ -52,7 +52,7 @@ def up(upstream: Replay) -> Replay:
 @pytest.fixture(scope="module")
 def served(upstream: Replay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     config = {
-        "server": {"body_timeout": 0.4, "trusted_proxies": ["127.0.0.1"]},
+        "server": {"trusted_proxies": ["127.0.0.1"]},
         "upstreams": {
             "main": main_upstream(upstream),
             "bare": {"base_url": upstream.url + "/v1", "auth": "none"},
@@ -65,6 +65,14 @@ def served(upstream: Replay, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         },
     }
     with Served(tmp_path_factory.mktemp("bad"), config) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def hasty(upstream: Replay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One that doesn't wait long for a body. (A large one may take its time on a busy machine.)"""
+    config = {"server": {"body_timeout": 0.4}, "upstreams": {"main": main_upstream(upstream)}}
+    with Served(tmp_path_factory.mktemp("hasty"), config) as served:
         yield served
 
 
@@ -232,16 +240,16 @@ def test_a_body_of_the_largest_size_is_read(served: Served, up: Replay) -> None:
     error_of(served.post(bob, body + b" "), 413, "request_too_large")
 
 
-def test_a_body_that_never_arrives(served: Served, up: Replay, alice: Person) -> None:
-    with connect(served) as connection:
-        connection.sendall(request_head(served, alice, 1000))
+def test_a_body_that_never_arrives(hasty: Served, up: Replay) -> None:
+    with connect(hasty) as connection:
+        connection.sendall(request_head(hasty, hasty.person(credits="1"), 1000))
         status, body, closes = read_answer(connection)
     assert (status, body["error"]["code"], closes) == (408, "request_timeout", True)
 
 
-def test_a_body_that_comes_too_slowly(served: Served, up: Replay, alice: Person) -> None:
-    with connect(served) as connection:
-        connection.sendall(request_head(served, alice, 1000))
+def test_a_body_that_comes_too_slowly(hasty: Served, up: Replay) -> None:
+    with connect(hasty) as connection:
+        connection.sendall(request_head(hasty, hasty.person(credits="1"), 1000))
         begin = time.monotonic()
         try:
             while time.monotonic() < begin + 10:
@@ -252,10 +260,10 @@ def test_a_body_that_comes_too_slowly(served: Served, up: Replay, alice: Person)
         assert time.monotonic() < begin + 10
 
 
-def test_a_length_that_is_too_long(served: Served, up: Replay, alice: Person) -> None:
+def test_a_length_that_is_too_long(hasty: Served, up: Replay) -> None:
     raw = json.dumps(chat_body()).encode()
-    with connect(served) as connection:
-        connection.sendall(request_head(served, alice, len(raw) + 1) + raw)
+    with connect(hasty) as connection:
+        connection.sendall(request_head(hasty, hasty.person(credits="1"), len(raw) + 1) + raw)
         status, body, _ = read_answer(connection)
     assert (status, body["error"]["code"]) == (408, "request_timeout")
 
@@ -546,6 +554,17 @@ def test_models_are_for_keys(served: Served) -> None:
     error_of(get(served, "/v1/models/zeta"), 401, "missing_key")
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1/models/main%2Fzeta", "/v1beta/models", "/user/balance", "/user/limit"]
+)
+def test_a_head_is_a_get_without_its_body(served: Served, alice: Person, path: str) -> None:
+    whole, only = (get(served, path, alice, method) for method in ("GET", "HEAD"))
+    assert (only.status_code, only.content) == (whole.status_code, b"")
+    told = [{name: answer.headers[name] for name in ("content-type", "content-length")} for answer in (whole, only)]
+    assert told[0] == told[1]
+    assert get(served, path, method="HEAD").status_code == 401
+
+
 # -- the small endpoints
 
 
@@ -594,8 +613,8 @@ def test_there_is_nothing_there(served: Served, up: Replay, alice: Person, path:
         ("DELETE", CHAT, "POST"),
         ("OPTIONS", CHAT, "POST"),
         ("PUT", "/v1/embeddings", "POST"),
-        ("POST", "/v1/models", "GET"),
-        ("DELETE", "/v1/models/zeta", "GET"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("DELETE", "/v1/models/zeta", "GET, HEAD"),
         ("POST", "/health", "GET, HEAD"),
         ("POST", "/ready", "GET, HEAD"),
     ],

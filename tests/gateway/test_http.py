@@ -13,7 +13,7 @@ from llmgate.gateway.pipeline import _possible
 from llmgate.pricing import Price
 from llmgate.routing import Route, Tariff
 from llmgate.store.prices import Snapshot
-from llmgate.types import CostSource
+from llmgate.types import Ask, CostSource
 from tests.test_routing import setup
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("::1/128"))
@@ -81,6 +81,7 @@ BASE, FLEX, FAST, OWN = (Price(input=rate, output=rate) for rate in (10, 5, 25, 
     ("service_tier", "own", "prices"),
     [
         (None, None, (BASE,)),
+        ("standard", None, (BASE,)),
         ("default", None, (BASE,)),
         ("priority", None, (BASE, FAST)),
         ("flex", None, (BASE, FLEX)),
@@ -105,4 +106,4 @@ def test_what_a_service_tier_may_be_charged_by(
         charge=Snapshot(2, own) if own else None,
         service_tiers={name: Snapshot(3, price) for name, price in tiers.items()},
     )
-    assert _possible(priced, service_tier) == prices
+    assert _possible(priced, Ask(model="m", service_tier=service_tier)) == prices

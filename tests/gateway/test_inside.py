@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,18 @@ import pytest
 from llmgate.gateway import pipeline
 from llmgate.store import keys
 from llmgate.store.db import Tx
-from tests.replay import Replay, json_answer
-from tests.served import Client, Inside
+from tests.replay import Pause, Replay, json_answer, sse, sse_answer, until
+from tests.served import (
+    DONE,
+    Client,
+    Inside,
+    answers,
+    completion,
+    main_upstream,
+    usage_chunk,
+    usage_of,
+    words,
+)
 
 
 @pytest.fixture
@@ -77,3 +89,27 @@ async def test_what_was_resolved_is_not_kept_without_end(inside: Inside, monkeyp
         await serving
         assert client.status == 200
         assert len(inside.gateway._resolved) <= 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_connection_that_is_kept_keeps_nothing_of_the_request_that_made_it(
+    tmp_path: Path, stream: bool
+) -> None:
+    """Its body may have been 32 MiB."""
+    done = [*words("hi"), sse(usage_chunk(1, 1)), DONE]
+    answer = sse_answer(*done) if stream else json_answer(completion(usage=usage_of(1, 1)))
+    with Replay() as up:
+        up.handler = answers((Pause(0.2), *answer))
+        async with Inside(tmp_path, {"upstreams": {"main": main_upstream(up)}}) as inside:
+            client, serving = inside.ask(inside.person(), stream=stream)
+            await until(lambda: bool(up.requests))
+            (gone,) = map(weakref.ref, inside.gateway.in_flight)
+            await serving
+            assert (client.status, up.open) == (200, 1)
+
+            def forgotten() -> bool:
+                gc.collect()
+                return gone() is None
+
+            await until(forgotten)
+            assert up.open == 1

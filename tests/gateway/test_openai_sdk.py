@@ -338,6 +338,38 @@ def test_responses_are_for_who_made_them(served: Served, up: Replay, client: Ope
     served.settled(bob, 3)
 
 
+COMPACTED = {
+    "id": "resp_sdk7",
+    "object": "response.compaction",
+    "created_at": 1,
+    "output": [
+        {"id": "msg_sdk7", "type": "message", "role": "user", "status": "completed", "content": []},
+        {"id": "cmp_sdk7", "type": "compaction", "encrypted_content": "x" * 3000},
+    ],
+    "usage": RESPONSE["usage"],
+}
+
+
+def test_a_conversation_made_shorter(served: Served, up: Replay, client: OpenAI, alice: Person) -> None:
+    """Metered as a response is; but no field bounds the summary."""
+    up.handler = answers(json_answer(COMPACTED))
+    bob = served.person()
+    with OpenAI(api_key=bob.key, base_url=f"{served.url}/v1") as other:
+        made = other.responses.compact(model="zeta", input=PROMPT)
+        assert (made.id, made.usage.output_tokens) == ("resp_sdk7", 150)
+        assert up.requests[0].path == "/v1/responses/compact"
+        assert up.requests[0].json() == {"model": "zeta", "input": PROMPT}
+        (row,) = served.settled(bob, 1)
+        assert (row["endpoint"], meters(row)) == ("responses_compact", RESPONSE_METERS)
+        assert facts(row) == ("ok", "upstream", 200, RESPONSE_NANO)
+        assert other.responses.compact(model="zeta", previous_response_id=made.id).id == made.id
+    with pytest.raises(openai.BadRequestError, match="/v1/responses/compact"):
+        client.responses.compact(model="zeta", input=PROMPT)
+    with OpenAI(api_key=served.person().key, base_url=f"{served.url}/v1") as other, pytest.raises(openai.NotFoundError):
+        other.responses.compact(model="zeta", previous_response_id=made.id)
+    assert len(up.requests) == 2
+
+
 def test_a_response_that_fails_in_the_middle(served: Served, up: Replay, client: OpenAI, alice: Person) -> None:
     up.handler = answers(sse_answer(*RESPONSE_EVENTS[:2], Pause(0.1), RESET, end=False))
     got = []

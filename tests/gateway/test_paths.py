@@ -420,9 +420,9 @@ def test_what_names_no_model_is_counted_by_its_path(served: Served, up: Replay) 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_looking_is_free(served: Served, up: Replay, method: str) -> None:
     alice = served.person(credits="0.000000001")
-    up.handler = answers(json_answer({"id": "file-1", "usage": usage_of(10, 5)}))
-    assert ask(served, alice, "/v1/files/file-1/content", b"", method).status_code == 200
-    assert (up.requests[0].method, up.requests[0].path) == (method, "/v1/files/file-1/content")
+    up.handler = answers(json_answer({"id": "file-2", "usage": usage_of(10, 5)}))
+    assert ask(served, alice, "/v1/files/file-2/content", b"", method).status_code == 200
+    assert (up.requests[0].method, up.requests[0].path) == (method, "/v1/files/file-2/content")
     row = row_of(served, alice)
     assert facts(row) == ("ok", "upstream", 200, 0)
     assert (row["input"], row["output"]) == (0, 0)

@@ -243,6 +243,82 @@ async def test_a_secret_that_is_refused_is_followed_by_the_next_at_once(
     assert facts((await inside.settled_soon(alice, 1))[0]) == ("ok", "upstream", 200, EXACT)
 
 
+WRONG_SECRET = {
+    "code": 400,
+    "message": "API key not valid. Please pass a valid API key.",
+    "status": "INVALID_ARGUMENT",
+    "details": [
+        {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"},
+        {"@type": "type.googleapis.com/google.rpc.LocalizedMessage", "message": "API key not valid."},
+    ],
+}
+REFUSING_US: dict[str, tuple[int, Any]] = {
+    "google": (400, {"error": WRONG_SECRET}),
+    "google, to a stream": (400, [{"error": WRONG_SECRET}]),
+    "openai": (429, {"error": {"message": "You exceeded your current quota", "type": "insufficient_quota"}}),
+    "xai": (400, {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: up***"}),
+    "openai, by code": (429, {"error": {"type": "billing", "code": "project_spend_limit_exceeded"}}),
+    "anthropic": (400, {"type": "error", "error": {"message": "Your credit balance is too low to access the API"}}),
+    "anthropic, by code": (
+        429,
+        {"type": "error", "error": {"message": "no", "details": {"error_code": "enforced_spend_limit_reached"}}},
+    ),
+}
+"""Errors whose status says something else."""
+
+
+@pytest.mark.parametrize("case", REFUSING_US)
+async def test_an_error_that_refuses_us_is_followed_by_the_next_secret(inside: Inside, up: Replay, case: str) -> None:
+    status, said = REFUSING_US[case]
+    alice = inside.person(credits="1")
+    with_secrets("sk-c", json_answer(said, status, [("retry-after", "3600")]), up)
+    assert await chat(inside, alice, model="keyring/zeta") == 200
+    assert secrets_of(up) == ["Bearer sk-a", "Bearer sk-b", "Bearer sk-c"]
+    assert facts((await inside.settled_soon(alice, 1))[0]) == ("ok", "upstream", 200, EXACT)
+
+
+@pytest.mark.parametrize("case", REFUSING_US)
+async def test_an_error_that_refuses_us_is_not_the_clients(inside: Inside, up: Replay, case: str) -> None:
+    status, said = REFUSING_US[case]
+    alice = inside.person(credits="1")
+    up.handler = answers(json_answer(said, status))
+    client, serving = inside.ask(alice)
+    await serving
+    assert (client.status, json.loads(client.got)["error"]["code"]) == (502, "upstream_auth")
+    assert (b"x-should-retry", b"false") in client.messages[0]["headers"]
+    assert f"(HTTP {status})".encode() in client.got
+    assert not [word for word in ("API key", "quota", "balance") if word.encode() in client.got]
+    assert len(up.requests) == 1  # asked again it would say the same
+    assert facts((await inside.settled_soon(alice, 1))[0]) == ("error", "upstream", 502, 0)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"error": {"code": 400, "status": "INVALID_ARGUMENT", "details": [{"reason": "FIELD_INVALID"}, 7]}},
+        {"error": {"message": "API_KEY_INVALID", "details": {"error_code": 7}}},
+        {"error": {"message": "x" * 2**17, "type": "insufficient_quota"}},  # too long to be one
+        {"error": "insufficient_quota"},
+        [],
+        "insufficient_quota",
+    ],
+)
+async def test_other_errors_are_the_clients_as_they_came(inside: Inside, up: Replay, said: Any) -> None:
+    alice = inside.person(credits="1")
+    up.handler = answers(json_answer(said, 400))
+    client, serving = inside.ask(alice)
+    await serving
+    assert (client.status, client.got) == (400, json.dumps(said).encode())
+    assert facts((await inside.settled_soon(alice, 1))[0]) == ("error", "upstream", 400, 0)
+
+
+async def test_an_error_that_breaks_off(inside: Inside, up: Replay) -> None:
+    alice = inside.person(credits="1")
+    up.handler = answers((head(400, [("content-length", "99")]) + b'{"error":', RESET))
+    assert await chat(inside, alice) == 502
+    assert facts((await inside.settled_soon(alice, 1))[0]) == ("error", "upstream", 502, 0)
+
+
 async def test_secrets_that_are_all_refused(inside: Inside, up: Replay) -> None:
     alice = inside.person(credits="1")
     with_secrets("none", body_answer(b"", 401), up)

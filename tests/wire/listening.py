@@ -12,7 +12,7 @@ import msgspec
 from llmgate.pricing import Price, amount
 from llmgate.types import Ask, Meters, Usage
 from llmgate.wire import body
-from llmgate.wire.endpoint import Endpoint, Terms
+from llmgate.wire.endpoint import Body, Endpoint, Terms
 from llmgate.wire.heard import Heard
 
 USD = 10**9
@@ -21,6 +21,11 @@ USD = 10**9
 def ask_of(endpoint: Endpoint, fields: dict[str, Any] | bytes) -> Ask:
     raw = fields if isinstance(fields, bytes) else json.dumps({"model": "m", **fields}).encode()
     return endpoint.read_ask(endpoint.read(raw, "application/json", endpoint.known), None)
+
+
+def whole(written: Body) -> bytes:
+    """A body that may be in pieces."""
+    return written if isinstance(written, bytes) else b"".join(written)
 
 
 def changed(endpoint: Endpoint, fields: dict[str, Any], *, model: str = "m", **terms: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from llmgate.wire.audio import TRANSCRIPTIONS, TRANSLATIONS
 from llmgate.wire.heard import Heard
 from llmgate.wire.speech import SPEECH
 from tests.replay import sse
-from tests.wire.listening import ask_of, changed, cost, replayed, used
+from tests.wire.listening import ask_of, changed, cost, replayed, used, whole
 from tests.wire.test_form import TYPE, joined, part
 
 WHISPER = Price(milliseconds=100_000_000)
@@ -86,7 +86,7 @@ def test_several_files_last_together() -> None:
     raw = joined(part("model", "m"), part("file", b"x" * 750, filename="a"), part("other", b"x" * 750, filename="b"))
     fields = TRANSLATIONS.read(raw, TYPE, TRANSLATIONS.known)
     assert TRANSLATIONS.read_ask(fields, None).milliseconds == 2_000
-    assert TRANSLATIONS.write(raw, fields, {"model": "n"}) == raw.replace(b"\r\n\r\nm\r\n", b"\r\n\r\nn\r\n")
+    assert whole(TRANSLATIONS.write(raw, fields, {"model": "n"})) == raw.replace(b"\r\n\r\nm\r\n", b"\r\n\r\nn\r\n")
 
 
 def test_sound_that_is_not_in_the_body_has_no_bound() -> None:

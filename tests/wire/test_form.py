@@ -17,6 +17,7 @@ from llmgate.wire.form import Form
 from llmgate.wire.images import IMAGE_EDITS
 from llmgate.wire.openai import IMAGE_TOKENS
 from tests.replay import Replay, json_answer
+from tests.wire.listening import whole
 
 KNOWN = frozenset({"model", "n", "stream"})
 TYPE = "multipart/form-data; boundary=XX"
@@ -155,9 +156,11 @@ def test_twins_and_other_doubtful_parts(parts: list[bytes]) -> None:
 def test_one_field_is_changed_and_no_other_byte() -> None:
     raw = joined(part("file", bytes(range(256)) * 9, filename="f"), part("model", "cheap"), part("prompt", "cheap"))
     fields = form.read(raw, TYPE, KNOWN)
-    changed = form.write(raw, fields, {"model": "a/longer-name"})
+    changed = whole(form.write(raw, fields, {"model": "a/longer-name"}))
     assert changed == raw.replace(b'name="model"\r\n\r\ncheap', b'name="model"\r\n\r\na/longer-name')
-    assert form.write(raw, fields, {}) == raw
+    assert whole(form.write(raw, fields, {})) == raw
+    pieces = form.write(raw, fields, {"model": "n"})
+    assert [piece.obj is raw if isinstance(piece, memoryview) else piece for piece in pieces] == [True, b"n", True]
     assert form.write(b"{}", {}, {"model": "m"}) == b'{"model":"m"}'
 
 
@@ -172,12 +175,12 @@ def test_what_is_written_is_read_back(others: list[tuple[str, bytes]], model: st
     kind = "multipart/form-data; boundary=0123456789abcdef"
     fields = form.read(raw, kind, KNOWN)
     assert body.value(fields, "model") == model
-    changed = form.write(raw, fields, {"model": name})
+    changed = whole(form.write(raw, fields, {"model": name}))
     again = form.read(changed, kind, KNOWN)
     assert body.value(again, "model") == name
     assert again.files == fields.files
     assert again.text_bytes - fields.text_bytes == len(name) - len(model.encode())
-    assert form.write(changed, again, {"model": model}) == raw
+    assert whole(form.write(changed, again, {"model": model})) == raw
 
 
 @pytest.mark.parametrize(
@@ -227,7 +230,7 @@ def test_what_the_openai_sdk_sends() -> None:
         heard, drawn = upstream.requests
     for endpoint, sent in ((TRANSCRIPTIONS, heard), (IMAGE_EDITS, drawn)):
         fields = endpoint.read(sent.body, sent.header("content-type") or "", endpoint.known)
-        renamed = endpoint.write(sent.body, fields, {"model": "another"})
+        renamed = whole(endpoint.write(sent.body, fields, {"model": "another"}))
         asked = endpoint.read_ask(fields, None)
         assert renamed.replace(b"another", asked.model.encode()) == sent.body
         if endpoint is TRANSCRIPTIONS:

@@ -15,7 +15,7 @@ from llmgate.wire import body
 from llmgate.wire.images import IMAGE_EDITS, IMAGE_VARIATIONS, IMAGES
 from llmgate.wire.openai import IMAGE_TOKENS
 from tests.replay import sse
-from tests.wire.listening import ask_of, changed, cost, replayed, used
+from tests.wire.listening import ask_of, changed, cost, replayed, used, whole
 from tests.wire.test_form import TYPE, joined, part
 
 
@@ -107,7 +107,7 @@ def test_a_form() -> None:
     assert (found.model, found.stream, found.images, found.max_output) == ("gpt-image-1", True, 2, 2_000)
     assert (found.media_tokens, found.text_bytes) == (3 * IMAGE_TOKENS, 11 + 6 + 1 + 3 + 4)
     assert IMAGE_EDITS.refers_to(fields) == ()
-    assert IMAGE_EDITS.write(raw, fields, {"model": "d"}) == raw.replace(b"gpt-image-1", b"d")
+    assert whole(IMAGE_EDITS.write(raw, fields, {"model": "d"})) == raw.replace(b"gpt-image-1", b"d")
 
 
 def test_an_edit_as_json() -> None:

@@ -17,6 +17,7 @@ from llmgate.types import Meters, Usage
 from llmgate.wire import passing
 from llmgate.wire.endpoint import Endpoint, Terms
 from llmgate.wire.openai import OPENAI
+from tests.wire.listening import whole
 
 TOKENS = Metering(unit="token", expression=metering.compiled("n || last_sse.n"), fallback=100, most=1000, nano=1)
 METERED = passing.metered("/v1/x", "/x", OPENAI, TOKENS)
@@ -32,7 +33,7 @@ def sent(endpoint: Endpoint, raw: bytes, model: str = "/v1/x") -> bytes:
     fields = endpoint.read(raw, "", endpoint.known)
     ask = endpoint.read_ask(fields, model)
     changes = endpoint.prepare(fields, ask, TERMS)
-    return endpoint.write(raw, fields, changes) if changes else raw
+    return whole(endpoint.write(raw, fields, changes)) if changes else raw
 
 
 anything = st.one_of(
