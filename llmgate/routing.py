@@ -181,7 +181,7 @@ def _places(
     for upstream in elsewhere:
         if upstream.catalogue == catalogue.provider_of(model):
             return [_Place(upstream, model)]  # in another format: `_speaking` says which
-    asked_as = " or ".join(f"{name}/{model}" for name in list(upstreams)[:3])
+    asked_as = " or ".join(f"{upstream.name}/{model}" for upstream in (speaking or list(real))[:3])
     raise Refusal(
         f"no upstream is known to serve {model!r}: ask for it as {asked_as}, or the admin adds "
         f"[models.{_quoted(model)}] with routes to llmgate.toml",

@@ -195,6 +195,7 @@ def same_rates(one: Price | None, other: Price | None) -> bool:
     [
         (OPENAI + MISTRAL, "my-llama", "model_not_found", "no upstream is known to serve 'my-llama'"),
         (OPENAI + MISTRAL, "my-llama", "model_not_found", "openai/my-llama or mistral/my-llama"),
+        ("[upstreams.anthropic]" + OPENAI + MISTRAL, "my-llama", "model_not_found", "as openai/my-llama or mistral/"),
         (OPENAI + MISTRAL, "my-llama", "model_not_found", "[models.my-llama] with routes"),
         (OPENAI + MISTRAL, "my.llama", "model_not_found", '[models."my.llama"]'),
         (OPENAI, "my-llama", "model_not_found", "in no [models] entry and in no price catalogue"),

@@ -296,6 +296,8 @@ class _Choice(msgspec.Struct):
     text: Any = None
     """Of a completion that is no chat."""
     finish_reason: Any = None
+    error: Any = None
+    """OpenRouter says here what went wrong in an answer that doesn't stream, with HTTP 200."""
 
 
 class _Answer(msgspec.Struct):
@@ -340,6 +342,8 @@ def _take(heard: Heard, answer: _Answer) -> None:
             heard.text_bytes += weigh(choice.text).text
         if choice.finish_reason is not None:
             heard.finished = True
+        if choice.error is not None:
+            heard.failed = True
     if isinstance(answer.service_tier, str):
         heard.service_tier = answer.service_tier
     told = answer.usage if isinstance(answer.usage, dict) else _timed(answer.timings)

@@ -515,6 +515,27 @@ async def test_an_answer_that_was_billed_and_brought_nothing(
     assert inside.balance(alice.name) == 10**9
 
 
+@pytest.mark.parametrize(
+    ("text", "usage", "charge", "wasted"),
+    [
+        ("", None, 0, 0),
+        ("", usage_of(7, 0), 0, 7 * INPUT_NANO),
+        ("half", usage_of(7, 3), WASTED, 0),  # which was delivered
+    ],
+)
+async def test_a_choice_that_failed(
+    inside: Inside, up: Replay, text: str, usage: dict[str, Any] | None, charge: int, wasted: int
+) -> None:
+    """OpenRouter answers with HTTP 200 also then."""
+    alice = inside.person(credits="1")
+    error = {"code": 502, "message": "Provider returned error"}
+    choice = {"index": 0, "message": {"content": text}, "finish_reason": "error", "error": error}
+    up.handler = answers(json_answer(completion(usage=usage, choices=[choice])))
+    assert await chat(inside, alice) == 200
+    (row,) = await inside.settled_soon(alice, 1)
+    assert (row["status"], row["charge_nano"], row["wasted_nano"]) == ("error", charge, wasted)
+
+
 async def test_a_refusal_without_end_does_not_hold_up_the_next_try(
     inside: Inside, up: Replay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
