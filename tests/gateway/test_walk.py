@@ -436,9 +436,9 @@ def test_an_upstreams_own_headers_query_and_secret(served: Served, up: Replay) -
         "x-title": "intranet",
         "x-secret": SECRET,
         "openai-organization": "house",
-        "openai-project": "p",
     }.items():
         assert [found for key, found in request.headers if key == name] == [value]
+    assert request.header("openai-project") is None  # which of the admin's projects pays is the admin's to say
     assert request.header("authorization") is None
 
 
