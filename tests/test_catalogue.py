@@ -469,7 +469,7 @@ def test_another_edition_is_looked_up_in_and_can_be_left_again(newer: str) -> No
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"[1]", b'[{"id": "x"}]', b"\xff", b"[" * 100_000])
 def test_what_is_no_catalogue(body: bytes) -> None:
-    with pytest.raises(UsageError, match=r"no data\.json of genai-prices"):
+    with pytest.raises(UsageError, match=r"no (JSON: line 1|data\.json of genai-prices)"):
         catalogue.read(body)
 
 
