@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry("prices", "prices", "Prices: what models are charged and cost, and from when on."),
         Entry("report", "report", "Sum up what was used and what it cost."),
         Entry("usage", "usage", "Show requests one by one."),
-        Entry("top", "top", "Show what happens now: rates, requests in flight, upstreams, limits near their end."),
+        Entry("top", "top", "Show what happens now, on a screen that goes on."),
         Entry("invoice", "invoice", "Write the invoice of an account for a month."),
         Entry("export", "export", "Write usage or ledger entries for other programs."),
         Entry("events", "events", "List what happened that is worth telling."),

@@ -111,7 +111,7 @@ def _shares(title: str, shares: Sequence[Share], state: State) -> Section:
 def upstreams(state: State) -> Section:
     columns = (
         *(Column("upstream", Kind.WORD), *_numbers("requests", "errors", "first byte")),
-        *(Column("95 %", Kind.NUMBER, minor=2), Column("in flight", Kind.NUMBER, minor=3)),
+        *(Column("p95", Kind.NUMBER, minor=2), Column("in flight", Kind.NUMBER, minor=3)),
         *(Column("wasted", Kind.MONEY, Show.USED, minor=4), Column("last error", Kind.WORD, minor=1)),
     )
     rows = [

@@ -71,9 +71,9 @@ def top(
     stand.
 
     Rates are of requests that have ended, USD are what accounts are charged. Upstreams are judged by their last 5
-    minutes at least, and by who answered in the end: half of the answers began within "first byte", 95 % of them within
-    "95 %", and "wasted" was billed for tries in vain. A limit is near its end from the lowest alert_at of the config
-    on, where what requests in flight hold is counted. All is read from the database, for all daemons that share it;
+    minutes at least, and by who answered in the end: half of the answers began within "first byte" and 95 % within
+    "p95"; "wasted" was billed for tries in vain. A limit is near its end from the lowest alert_at of the config on,
+    where what requests in flight hold is counted. All is read from the database, for all daemons that share it;
     nothing is written.
     """
     interval_s, window_s = _seconds("--interval", interval, 1), _seconds("--window", window, 10)

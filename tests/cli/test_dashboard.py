@@ -104,7 +104,7 @@ def test_a_usual_terminal() -> None:
         gpt                                       0.67       975  $0.0013            1
         o3                                        0.05      0.50  $0.0000035
         a/model-with-a-very-long-name-2026        0.02      0.17  $0.000000001
-        upstream  requests    errors  first byte   95 %  in flight  last error
+        upstream  requests    errors  first byte    p95  in flight  last error
         openai          42                 40 ms  40 ms          2
         azure            2  1 (50 %)       2.3 s  2.3 s             502, 2 s ago
         near limit  limit          used  left    resets
@@ -122,9 +122,13 @@ def test_nothing_to_tell() -> None:
         1m             0         0  $0.00
         requests                                                 most 0 in 1 s
         nothing is in flight
+
         no user in the last 1m
+
         no model in the last 1m
+
         no upstream has answered in the last 5m
+
         no limit is near its end
         """
     assert drawn(IDLE, 70, 20) == dedent(expected).strip("\n").splitlines()
