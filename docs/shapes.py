@@ -468,6 +468,9 @@ MEANS: dict[str, str] = {
     "repaired.after": "what it is now",
     "written config.config": "the file that was written",
     "written config.billing": "of new users",
+    "models.model": "what is asked for: a model, or a path of [routes]",
+    "models.price_usd": "? of a path: what each of the next field is charged",
+    "models.per": "? of a path: what is counted",
 }
 """What a field means; in one set of fields, if that says it otherwise. A question mark: it may be null."""
 # fmt: on
