@@ -42,18 +42,21 @@ class Cut(StrEnum):
 class Span:
     """A stretch of a walk that can be cut off: what it awaits then ends with TimeoutError.
 
-    It is `asyncio.timeout` less the timer. Who cuts it off runs while the walk waits inside, so that the cancellation
-    always arrives in there.
+    It is `asyncio.timeout` less what that does for a time that never comes. Like there, what has just been waited for
+    successfully isn't lost: it arrives first, and nothing is cut off where the stretch ends with it.
     """
 
-    __slots__ = ("_cancelled", "_cut", "_walk")
+    __slots__ = ("_cancelled", "_cut", "_over", "_walk")
 
     def __init__(self, walk: asyncio.Task[None]) -> None:
         self._walk = walk
-        self._cut = False
+        self._cut = self._over = False
 
     def cut(self) -> None:
-        if not self._cut:
+        asyncio.get_running_loop().call_soon(self._cancel)
+
+    def _cancel(self) -> None:
+        if not (self._cut or self._over):
             self._cut = True
             self._walk.cancel()
 
@@ -62,6 +65,7 @@ class Span:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._over = True
         # If the server cancels the walk as well, at the same time, that is what counts.
         if self._cut and self._walk.uncancel() <= self._cancelled and kind is asyncio.CancelledError:
             raise TimeoutError from error

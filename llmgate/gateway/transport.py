@@ -3,7 +3,7 @@
 httpx's own pool is linear in its connections and collapses under concurrency, so only its interface is kept. Three
 things that a gateway needs and aiohttp doesn't do are added here, and nowhere else is aiohttp imported:
 
-- what arrived before an error comes out before the error (`_Body`);
+- what arrived before an error comes out before the error (`Reply`);
 - a reused idle connection that turned out dead is told from one that died at work (`_Protocol`, `StaleConnection`);
 - an error says whether the request may have reached the upstream (`_meaning`).
 
@@ -22,7 +22,7 @@ import asyncio
 import functools
 import io
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -182,8 +182,8 @@ def _break_off(payload: aiohttp.StreamReader | None, error: aiohttp.ClientError)
         payload.set_exception(error)
 
 
-class _Body(httpx.AsyncByteStream):
-    """An answer's body, in the pieces in which it arrives.
+class Reply(httpx.AsyncByteStream):
+    """An answer whose head has arrived, and its body in the pieces in which it arrives.
 
     After an error aiohttp's reader keeps to itself what it has buffered. Left so, an upstream that dies in mid-stream
     would look as if it had died before its first byte, and the request would be retried and paid twice.
@@ -191,11 +191,20 @@ class _Body(httpx.AsyncByteStream):
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
+        self.status = response.status
+        self.headers = response.raw_headers
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
+        data = await self.read()
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+    async def read(self) -> bytes:
+        """The next piece; empty at the end. Raises httpx.TransportError where it broke off."""
         content = self._response.content
         try:
             data = await content.readany()
@@ -207,9 +216,11 @@ class _Body(httpx.AsyncByteStream):
         except BaseException:
             self._response.close()
             raise
-        if not data:
-            raise StopAsyncIteration
         return data
+
+    @property
+    def reason(self) -> str | None:
+        return self._response.reason
 
     async def aclose(self) -> None:
         """Close the connection, unless all of the answer is here: then the pool has it already."""
@@ -254,18 +265,41 @@ class Transport(AiohttpTransport):
         return self._pool.certificate
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        encoding = request.headers.encoding
-        headers = CIMultiDict((name.decode(encoding), value.decode(encoding)) for name, value in request.headers.raw)
+        headers = request.headers.raw
         body: Any
         try:
-            body = request.content or None
-            if body is not None and len(body) > _ONE_WRITE:
-                body = io.BytesIO(body)
+            body = request.content
         except httpx.RequestNotRead:
             body = request.stream
-            headers.popall("transfer-encoding", None)  # aiohttp writes its own
+            headers = [
+                (name, value) for name, value in headers if name.lower() != b"transfer-encoding"
+            ]  # aiohttp's own
         timeout = request.extensions.get("timeout", {})
-        told, connected = request.extensions.get("connected"), False
+        told = request.extensions.get("connected")
+        patience = limits(timeout.get("connect"), timeout.get("read"))
+        reply = await self.send(request.method, str(request.url), headers, body, patience, told)
+        return httpx.Response(
+            reply.status,
+            headers=reply.headers,
+            stream=reply,
+            request=request,
+            extensions={"http_version": b"HTTP/1.1", "reason_phrase": (reply.reason or "").encode()},
+        )
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: Any,
+        timeout: aiohttp.ClientTimeout,
+        told: Callable[[], None] | None = None,
+    ) -> Reply:
+        """The same without httpx's objects, which take as long to make as all the rest of a request. `told` is what
+        `extensions["connected"]` is."""
+        if isinstance(body, bytes):
+            body = io.BytesIO(body) if len(body) > _ONE_WRITE else body or None
+        connected = False
 
         def note() -> None:
             nonlocal connected
@@ -276,22 +310,30 @@ class Transport(AiohttpTransport):
         _connected.set(note)
         try:
             response = await self._session.request(
-                request.method,
-                URL(str(request.url), encoded=True),
-                headers=headers,
+                method,
+                URL(url, encoded=True),
+                headers=_as_text(headers),
                 data=body,
                 allow_redirects=False,
                 proxy=self._proxy,
-                timeout=aiohttp.ClientTimeout(connect=timeout.get("connect"), sock_read=timeout.get("read")),
+                timeout=timeout,
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _meaning(error, connected=connected) from error
         finally:
             told = None  # a new connection keeps the context that it was made in, and with it all that is known here
-        return httpx.Response(
-            response.status,
-            headers=response.raw_headers,
-            stream=_Body(response),
-            request=request,
-            extensions={"http_version": b"HTTP/1.1", "reason_phrase": (response.reason or "").encode()},
-        )
+        return Reply(response)
+
+
+@functools.lru_cache(maxsize=64)
+def limits(connect_s: float | None, read_s: float | None = None) -> aiohttp.ClientTimeout:
+    """For how long a connection may take, and the pause between two pieces of an answer."""
+    return aiohttp.ClientTimeout(connect=connect_s, sock_read=read_s)
+
+
+def _as_text(headers: Iterable[tuple[bytes, bytes]]) -> CIMultiDict[str]:
+    """As aiohttp takes them, which writes them as UTF-8; what isn't any can only be meant as Latin-1."""
+    try:
+        return CIMultiDict([(name.decode(), value.decode()) for name, value in headers])
+    except UnicodeDecodeError:
+        return CIMultiDict([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote_plus, urlencode
@@ -20,7 +20,7 @@ from ..wire.body import lenient
 from ..wire.endpoint import Body
 from ..wire.openai_usage import part
 from .sandbox import Sandbox
-from .transport import UNSENT, StaleConnection, Transport
+from .transport import UNSENT, Reply, StaleConnection, Transport, limits
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -111,42 +111,42 @@ class _Pieces(httpx.AsyncByteStream):
 class Answer:
     """An upstream's answer whose head, and in a stream the first piece, has arrived."""
 
-    __slots__ = ("_ahead", "_iterator", "_response", "headers", "refuses_us", "route", "status")
+    __slots__ = ("_ahead", "_content_type", "_read", "_response", "headers", "refuses_us", "route", "status")
 
-    def __init__(self, response: httpx.Response, route: Route) -> None:
+    def __init__(self, response: Reply | httpx.Response, route: Route) -> None:
         self._response = response
-        self._iterator: AsyncIterator[bytes] | None = None
-        self._ahead: list[bytes] = []
-        self.status = response.status_code
-        self.headers: Headers = response.headers.raw
+        self.headers: Headers
+        self._read: Callable[[], Awaitable[bytes]]
+        if isinstance(response, Reply):
+            self.status, self.headers, self._read = response.status, [*response.headers], response.read
+        else:
+            self.status, self.headers, self._read = response.status_code, response.headers.raw, _reading(response)
         self.route = route
+        self._ahead: list[bytes] = []
         self.refuses_us = refuses_us(self.status)
         """It is between the upstream and llmgate."""
+        self._content_type = self.header("content-type").lower()
 
     def header(self, name: str) -> str:
-        found: str = self._response.headers.get(name, "")
-        return found
+        """A header's value; all of them, where it comes more than once."""
+        wanted = name.encode()
+        return ", ".join([value.decode("latin-1") for key, value in self.headers if key.lower() == wanted])
 
     @property
     def is_stream(self) -> bool:
-        return self.header("content-type").lower().startswith("text/event-stream")
+        return self._content_type.startswith("text/event-stream")
 
     @property
     def is_json(self) -> bool:
         """A success in JSON."""
-        return 200 <= self.status < 300 and self.header("content-type").lower().startswith("application/json")
+        return 200 <= self.status < 300 and self._content_type.startswith("application/json")
 
     async def piece(self) -> bytes:
         """The next bytes as they came; empty at the end. Raises UpstreamFailure where the answer breaks off."""
         if self._ahead:
             return self._ahead.pop(0)
-        if self._iterator is None:
-            assert isinstance(self._response.stream, httpx.AsyncByteStream)
-            self._iterator = aiter(self._response.stream)
         try:
-            return await anext(self._iterator)
-        except StopAsyncIteration:
-            return b""
+            return await self._read()
         except httpx.TransportError as error:
             raise UpstreamFailure("the upstream broke off in the middle of its answer", reached=True) from error
 
@@ -176,6 +176,16 @@ def _says_that_we_are_refused(said: bytes) -> bool:
     named = (error.get("type"), error.get("code"), part(error, "details").get("error_code"), *of_google)
     known = any(isinstance(name, str) and name in _REFUSES_US for name in named)
     return known or str(error.get("message")).lower().startswith(_REFUSALS)
+
+
+def _reading(response: httpx.Response) -> Callable[[], Awaitable[bytes]]:
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    pieces = aiter(response.stream)
+
+    async def read() -> bytes:
+        return await anext(pieces, b"")
+
+    return read
 
 
 def transport_for(upstream: Upstream) -> httpx.AsyncBaseTransport:
@@ -296,18 +306,18 @@ async def ask(transport: httpx.AsyncBaseTransport, route: Route, sent: Sent, con
     Raises UpstreamFailure; its `reached` is False where the request never got there, so that trying again is safe.
     """
     upstream = route.upstream
-    pieces = _Pieces(sent.body) if isinstance(sent.body, tuple) else None
-    length = [(b"content-length", b"%d" % pieces.size)] if pieces is not None else []
-    request = httpx.Request(
-        sent.method,
-        sent.url,
-        headers=[*sent.headers, *length],
-        content=sent.body if isinstance(sent.body, bytes) else None,
-        stream=pieces,
-        extensions={"timeout": {"connect": upstream.timeout.connect}, "connected": connected},
-    )
+    body = _Pieces(sent.body) if isinstance(sent.body, tuple) else sent.body
+    headers = sent.headers
+    if isinstance(body, _Pieces):
+        headers = [*headers, (b"content-length", b"%d" % body.size)]
+    response: Reply | httpx.Response
     try:
-        response = await transport.handle_async_request(request)
+        if isinstance(transport, Transport):
+            patience = limits(upstream.timeout.connect)
+            response = await transport.send(sent.method, str(sent.url), headers, body, patience, connected)
+        else:
+            request = httpx.Request(sent.method, sent.url, headers=headers, content=body)
+            response = await transport.handle_async_request(request)
     except UNSENT as error:
         raise UpstreamFailure(f"upstream {upstream.name} can't be reached", reached=False) from error
     except StaleConnection as error:
