@@ -148,6 +148,16 @@ def test_an_older_database_is_not_migrated_by_tab(cli: Cli) -> None:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_it_is_installed_for_the_shell_that_calls(cli: Cli) -> None:
+    line = f"{' '.join(PROGRAM)} --install-completion; exit $?"
+    done = subprocess.run(["bash", "-c", line], cwd=cli.folder, env=cli.env, capture_output=True, text=True, check=True)
+    assert "bash completion installed" in done.stdout
+    script = cli.folder / ".bash_completions" / "llmgate.sh"
+    assert str(script) in (cli.folder / ".bashrc").read_text()
+    assert script.read_text().strip() == cli(_LLMGATE_COMPLETE="source_bash").out.strip()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_a_real_bash_completes(shell: Cli) -> None:
     script = shell(_LLMGATE_COMPLETE="source_bash").out
     folder = shell.folder / "bin"
