@@ -14,6 +14,9 @@ import pytest
 from tests.books import Book
 
 from .conftest import PROGRAM, Cli, converse
+from .test_speed import HEAVY, LIGHT, SCRIPT
+
+ALWAYS_SLOW = ("pydantic", "rich.console")
 
 CONFIG = """
 database = "books.db"
@@ -116,6 +119,29 @@ def test_zsh_and_fish_are_told_what_words_mean(shell: Cli, form: str) -> None:
     )
     assert "research" in named.out
     assert told.err == named.err == ""
+
+
+@pytest.mark.skipif("COVERAGE_PROCESS_CONFIG" in os.environ, reason="what measures coverage imports things itself")
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [("ke", LIGHT), ("keys ", (*HEAVY, *ALWAYS_SLOW)), ("users show ", (*HEAVY, *ALWAYS_SLOW))],
+)
+def test_tab_imports_only_what_it_needs(shell: Cli, words: str, names: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(args=[], names=names)],
+        capture_output=True,
+        text=True,
+        env={
+            **shell.env,
+            "_LLMGATE_COMPLETE": "complete_bash",
+            "COMP_WORDS": "llmgate\n" + words.replace(" ", "\n"),
+            "COMP_CWORD": str(words.count(" ") + 1),
+        },
+        cwd=shell.folder,
+        check=True,
+    )
+    assert done.stdout
+    assert done.stderr.splitlines()[-1] == "imported:"
 
 
 def test_tab_leaves_nothing_behind(cli: Cli) -> None:
