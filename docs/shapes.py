@@ -643,7 +643,11 @@ def markdown() -> str:
     for name, commands in sets.items():
         parts += [f"## {name[0].upper()}{name[1:]}", "\n".join(_commands(commands)), *NOTES.get(name, ())]
         parts.append("\n".join(_table(name)))
-        parts += [part for inner in NESTED.get(name, ()) for part in (f"Each of `{inner}`:", "\n".join(_table(inner)))]
+        parts += [
+            part
+            for inner, names in NESTED.get(name, {}).items()
+            for part in (f"Each of {_names(names)}:", "\n".join(_table(inner)))
+        ]
     parts += [
         "## Errors",
         'With --json an error is `{"error": {…}}`, on one line of stderr:',
@@ -654,12 +658,19 @@ def markdown() -> str:
 
 
 NESTED = {
-    "explained": ("lines",),
-    "explained price": ("rates",),
-    "verified": ("findings", "repaired"),
-    "examined": ("checks", "problems"),
-    "now": ("daemons", "sums", "slowest", "shares", "answering"),
+    "explained": {"lines": ("lines",)},
+    "explained price": {"rates": ("rates",)},
+    "verified": {"findings": ("findings",), "repaired": ("repaired",)},
+    "examined": {"checks": ("checks",), "problems": ("problems",)},
+    "now": {
+        "daemons": ("daemons",),
+        "sums": ("rates",),
+        "slowest": ("slowest",),
+        "shares": ("users", "models"),
+        "answering": ("upstreams",),
+    },
 }
+"""Of sets that hold others: which fields are of which set."""
 
 
 NOTES = {
