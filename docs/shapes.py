@@ -433,6 +433,8 @@ MEANS: dict[str, str] = {
     "entries.balance_usd": "the balance after it",
     "entries.kind": "add, take, reverse, refund, transfer, expire, payment or closing",
     "limits.source": "whose it is: user, team, key, plan or default",
+    "models.price_usd": "? what one of `per` is charged, where it isn't tokens",
+    "models.per": "? what that price is for",
     "plans.plan": "its name",
     "plans.billing": "? metered or prepaid, for its users; null: as it is",
     "plans.users": "how many users have it",
