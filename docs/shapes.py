@@ -637,6 +637,17 @@ def written(command: str) -> Any:
 # ── docs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+CALLED = {
+    "sums": ("rates",),
+    "shares": ("users", "models"),
+    "answering": ("upstreams",),
+    "charged": ("lines",),
+    "moves": ("entries",),
+    "sold": ("plans",),
+}
+"""Fields that hold a set of another name."""
+
+
 def markdown() -> str:
     sets: dict[str, list[str]] = {}
     for command, writes in WRITES.items():
@@ -647,8 +658,8 @@ def markdown() -> str:
         parts.append("\n".join(_table(name)))
         parts += [
             part
-            for inner, names in NESTED.get(name, {}).items()
-            for part in (f"Each of {_names(names)}:", "\n".join(_table(inner)))
+            for inner in NESTED.get(name, ())
+            for part in (f"Each of {_names(CALLED.get(inner, (inner,)))}:", "\n".join(_table(inner)))
         ]
     parts += [
         "## Errors",
@@ -660,19 +671,12 @@ def markdown() -> str:
 
 
 NESTED = {
-    "explained": {"lines": ("lines",)},
-    "explained price": {"rates": ("rates",)},
-    "verified": {"findings": ("findings",), "repaired": ("repaired",)},
-    "examined": {"checks": ("checks",), "problems": ("problems",)},
-    "now": {
-        "daemons": ("daemons",),
-        "sums": ("rates",),
-        "slowest": ("slowest",),
-        "shares": ("users", "models"),
-        "answering": ("upstreams",),
-    },
+    "explained": ("lines",),
+    "explained price": ("rates",),
+    "verified": ("findings", "repaired"),
+    "examined": ("checks", "problems"),
+    "now": ("daemons", "sums", "slowest", "shares", "answering"),
 }
-"""Of sets that hold others: which fields are of which set."""
 
 
 NOTES = {
