@@ -433,6 +433,8 @@ MEANS: dict[str, str] = {
     "entries.balance_usd": "the balance after it",
     "entries.kind": "add, take, reverse, refund, transfer, expire, payment or closing",
     "limits.source": "whose it is: user, team, key, plan or default",
+    "models.price_usd": "? what one of `per` is charged, where it isn't tokens",
+    "models.per": "? what that price is for",
     "plans.plan": "its name",
     "plans.billing": "? metered or prepaid, for its users; null: as it is",
     "plans.users": "how many users have it",
@@ -638,6 +640,17 @@ def written(command: str) -> Any:
 # ── docs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+CALLED = {
+    "sums": ("rates",),
+    "shares": ("users", "models"),
+    "answering": ("upstreams",),
+    "charged": ("lines",),
+    "moves": ("entries",),
+    "sold": ("plans",),
+}
+"""Fields that hold a set of another name."""
+
+
 def markdown() -> str:
     sets: dict[str, list[str]] = {}
     for command, writes in WRITES.items():
@@ -646,7 +659,11 @@ def markdown() -> str:
     for name, commands in sets.items():
         parts += [f"## {name[0].upper()}{name[1:]}", "\n".join(_commands(commands)), *NOTES.get(name, ())]
         parts.append("\n".join(_table(name)))
-        parts += [part for inner in NESTED.get(name, ()) for part in (f"Each of `{inner}`:", "\n".join(_table(inner)))]
+        parts += [
+            part
+            for inner in NESTED.get(name, ())
+            for part in (f"Each of {_names(CALLED.get(inner, (inner,)))}:", "\n".join(_table(inner)))
+        ]
     parts += [
         "## Errors",
         'With --json an error is `{"error": {…}}`, on one line of stderr:',

@@ -11,11 +11,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import LlmgateError
-from . import context
 
+if TYPE_CHECKING:
+    from ..config import Config
 BREAKS = ":="
 """Bash takes these for words of their own, and replaces only what stands behind them."""
 
@@ -80,11 +81,18 @@ def _of(param: Any, ctx: Any, start: str) -> Iterable[str | Word]:
 # ── what there is ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _config(ctx: Any) -> Config:
+    from .context import config_of  # commands and options are completed without it
+
+    return config_of(ctx)
+
+
 def _named(what: str) -> Callable[[Any, str], list[str]]:
     def names(ctx: Any, start: str) -> list[str]:
         from ..store import known
+        from .context import store_path
 
-        return known.names(context.store_path(ctx), what, start)
+        return known.names(store_path(ctx), what, start)
 
     return names
 
@@ -116,7 +124,7 @@ def _targets(ctx: Any, start: str) -> Iterator[str]:
 
 
 def _plans(ctx: Any, start: str) -> Iterable[str]:  # noqa: ARG001
-    return context.config_of(ctx).plans
+    return _config(ctx).plans
 
 
 def _upstreams(ctx: Any, start: str) -> Iterable[str]:  # noqa: ARG001
@@ -124,12 +132,12 @@ def _upstreams(ctx: Any, start: str) -> Iterable[str]:  # noqa: ARG001
         from ..presets import PRESETS
 
         return PRESETS
-    return context.config_of(ctx).upstreams
+    return _config(ctx).upstreams
 
 
 def _models(ctx: Any, start: str) -> Iterable[str]:
     """Those of the config, those with a price of their own, and those that were used lately: the catalogue is slow."""
-    return sorted({*context.config_of(ctx).models, *_named("models")(ctx, start)})
+    return sorted({*_config(ctx).models, *_named("models")(ctx, start)})
 
 
 def _groups(ctx: Any, start: str) -> Iterable[str]:  # noqa: ARG001

@@ -20,7 +20,7 @@ from .suggest import unknown
 
 app = alone()
 
-TOPICS = ("config", "keys", "routing", "limits", "money", "dates", "formats", "errors")
+TOPICS = ("config", "keys", "routing", "limits", "money", "dates", "formats", "errors", "completion")
 """In the order in which they are listed."""
 
 VERBATIM = ("sh", "toml")

@@ -55,20 +55,33 @@ ISSUED = (
 
 NEVER = "never"
 
+MAY = "What it may do"
+"""The heading of what a key is held to."""
+
 KeyName = Annotated[str, typer.Argument(metavar="KEY", help="Its id, USER/NAME, or a USER with one key.")]
 ModelsOption = Annotated[
     list[str] | None,
-    typer.Option("--models", metavar="GLOB", help="Allow only the models that match, such as 'gpt-4o*'."),
+    typer.Option(
+        "--models", metavar="GLOB", help="Allow only the models that match, such as 'gpt-4o*'.", rich_help_panel=MAY
+    ),
 ]
 IpsOption = Annotated[
-    list[str] | None, typer.Option("--ips", metavar="CIDR", help="Allow only requests from this address or network.")
+    list[str] | None,
+    typer.Option(
+        "--ips", metavar="CIDR", help="Allow only requests from this address or network.", rich_help_panel=MAY
+    ),
 ]
 TagsOption = Annotated[
     list[str] | None, typer.Option("--tag", metavar="K=V", help="Tag every request that is made with the key.")
 ]
 ExpiresOption = Annotated[
     str | None,
-    typer.Option("--expires", metavar="WHEN", help="When it ends: 90d, or 2027-01-31 (through the end of that day)."),
+    typer.Option(
+        "--expires",
+        metavar="WHEN",
+        help="When it ends: 90d, or 2027-01-31 (through the end of that day).",
+        rich_help_panel=MAY,
+    ),
 ]
 
 
@@ -161,7 +174,12 @@ def add(
     plan: PlanOption = None,
     limit: Annotated[
         list[str] | None,
-        typer.Option("--limit", metavar="SPEC", help="A limit of this key, such as '60 requests/minute'."),
+        typer.Option(
+            "--limit",
+            metavar="SPEC",
+            help="A limit of this key, such as '60 requests/minute'.",
+            rich_help_panel=MAY,
+        ),
     ] = None,
     credits_usd: Annotated[
         str | None, typer.Option("--credits", metavar="USD", help="Add credits to the user as well.")

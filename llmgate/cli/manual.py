@@ -18,7 +18,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 from textwrap import fill
 from typing import Any
 
@@ -73,10 +72,15 @@ def lists(command: Any, ctx: Any) -> Iterator[tuple[str, Pairs]]:
         yield from command.sections().items()
     elif hasattr(command, "commands"):
         yield "Commands", _verbs(command, ctx)
-    options = [param for param in params if param.param_type_name == "option"]
-    options.sort(key=lambda param: param.rich_help_panel is not None)
-    for title, group in groupby(options, key=lambda param: param.rich_help_panel or "Options"):
-        yield title, [(_term(param), _text(param)) for param in group]
+    yield from _grouped(param for param in params if param.param_type_name == "option")
+
+
+def _grouped(options: Iterable[Any]) -> Iterator[tuple[str, Pairs]]:
+    """Options under their headings: those that have none come first."""
+    groups: dict[str, Pairs] = {"Options": []}
+    for param in options:
+        groups.setdefault(param.rich_help_panel or "Options", []).append((_term(param), _text(param)))
+    yield from groups.items()
 
 
 def _verbs(command: Any, ctx: Any) -> Pairs:

@@ -115,8 +115,20 @@ PRICED = (
 KEY_OF = {meter: key for key, (meter, _) in CONFIG_KEYS.items()}
 
 
-def _count(name: str, what: str) -> typer.models.OptionInfo:
-    return typer.Option(name, metavar="N", min=0, help=what)  # type: ignore[no-any-return]
+def _count(name: str, what: str, of: str) -> typer.models.OptionInfo:
+    return typer.Option(name, metavar="N", min=0, help=what, rich_help_panel=of)  # type: ignore[no-any-return]
+
+
+def _input(name: str, what: str) -> typer.models.OptionInfo:
+    return _count(name, what, "Input")
+
+
+def _output(name: str, what: str) -> typer.models.OptionInfo:
+    return _count(name, what, "Output")
+
+
+def _piece(name: str, what: str) -> typer.models.OptionInfo:
+    return _count(name, what, "What is billed by the piece")
 
 
 @verb(
@@ -131,19 +143,19 @@ def _count(name: str, what: str) -> typer.models.OptionInfo:
 def price(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL")],
-    input_: Annotated[int, _count("--input", "All input tokens, those of the next options included.")] = 0,
-    cached: Annotated[int, _count("--cached", "Of them, those read from a cache.")] = 0,
-    cache_write: Annotated[int, _count("--cache-write", "Of them, those written to a cache.")] = 0,
-    cache_write_1h: Annotated[int, _count("--cache-write-1h", "Of them, those written for an hour.")] = 0,
-    audio_input: Annotated[int, _count("--audio-input", "Of them, sound.")] = 0,
-    image_input: Annotated[int, _count("--image-input", "Of them, pictures.")] = 0,
-    output_: Annotated[int, _count("--output", "All output tokens, those of the next options included.")] = 0,
-    reasoning: Annotated[int, _count("--reasoning", "Of them, what the model thought.")] = 0,
-    audio_output: Annotated[int, _count("--audio-output", "Of them, sound or pictures.")] = 0,
-    images: Annotated[int, _count("--images", "Pictures that are billed by the piece.")] = 0,
-    seconds: Annotated[int, _count("--seconds", "Seconds of sound that are billed by the time.")] = 0,
-    searches: Annotated[int, _count("--searches", "Searches.")] = 0,
-    characters: Annotated[int, _count("--characters", "Characters to be spoken.")] = 0,
+    input_: Annotated[int, _input("--input", "All input tokens, those of the next options included.")] = 0,
+    cached: Annotated[int, _input("--cached", "Of them, those read from a cache.")] = 0,
+    cache_write: Annotated[int, _input("--cache-write", "Of them, those written to a cache.")] = 0,
+    cache_write_1h: Annotated[int, _input("--cache-write-1h", "Of them, those written for an hour.")] = 0,
+    audio_input: Annotated[int, _input("--audio-input", "Of them, sound.")] = 0,
+    image_input: Annotated[int, _input("--image-input", "Of them, pictures.")] = 0,
+    output_: Annotated[int, _output("--output", "All output tokens, those of the next options included.")] = 0,
+    reasoning: Annotated[int, _output("--reasoning", "Of them, what the model thought.")] = 0,
+    audio_output: Annotated[int, _output("--audio-output", "Of them, sound or pictures.")] = 0,
+    images: Annotated[int, _piece("--images", "Pictures.")] = 0,
+    seconds: Annotated[int, _piece("--seconds", "Seconds of sound.")] = 0,
+    searches: Annotated[int, _piece("--searches", "Searches.")] = 0,
+    characters: Annotated[int, _piece("--characters", "Characters to be spoken.")] = 0,
     upstream: Annotated[
         str | None, typer.Option("--upstream", metavar="U", help="Where it is served by several: this one.")
     ] = None,

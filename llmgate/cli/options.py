@@ -13,15 +13,21 @@ from ..errors import UsageError
 from ..store import accounts, keys
 from ..store.db import Tx
 
-UserOption = Annotated[str | None, typer.Option("--user", metavar="USER", help="Only of this user.")]
-TeamOption = Annotated[str | None, typer.Option("--team", metavar="TEAM", help="Only of this team.")]
-KeyOption = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Only of this key: its id or USER/NAME.")]
-ModelOption = Annotated[str | None, typer.Option("--model", metavar="GLOB", help="Only of models that match.")]
-UpstreamOption = Annotated[str | None, typer.Option("--upstream", metavar="NAME", help="Only of this upstream.")]
-PlanOption = Annotated[str | None, typer.Option("--plan", metavar="PLAN", help="Only of this plan.")]
-TagOption = Annotated[
-    list[str] | None, typer.Option("--tag", metavar="K=V", help="Only with this tag; several: with all of them.")
-]
+WHICH = "Which requests"
+"""The heading of what narrows a report or a listing down."""
+
+
+def _only(name: str, metavar: str, text: str) -> Any:
+    return typer.Option(name, metavar=metavar, help=text, rich_help_panel=WHICH)
+
+
+UserOption = Annotated[str | None, _only("--user", "USER", "Only of this user.")]
+TeamOption = Annotated[str | None, _only("--team", "TEAM", "Only of this team.")]
+KeyOption = Annotated[str | None, _only("--key", "KEY", "Only of this key: its id or USER/NAME.")]
+ModelOption = Annotated[str | None, _only("--model", "GLOB", "Only of models that match.")]
+UpstreamOption = Annotated[str | None, _only("--upstream", "NAME", "Only of this upstream.")]
+PlanOption = Annotated[str | None, _only("--plan", "PLAN", "Only of this plan.")]
+TagOption = Annotated[list[str] | None, _only("--tag", "K=V", "Only with this tag; several: with all of them.")]
 UntilOption = Annotated[
     str | None, typer.Option("--until", metavar="WHEN", help="Until then; a date or a weekday is included.")
 ]

@@ -14,6 +14,9 @@ import pytest
 from tests.books import Book
 
 from .conftest import PROGRAM, Cli, converse
+from .test_speed import HEAVY, LIGHT, SCRIPT
+
+ALWAYS_SLOW = ("pydantic", "rich.console")
 
 CONFIG = """
 database = "books.db"
@@ -118,6 +121,29 @@ def test_zsh_and_fish_are_told_what_words_mean(shell: Cli, form: str) -> None:
     assert told.err == named.err == ""
 
 
+@pytest.mark.skipif("COVERAGE_PROCESS_CONFIG" in os.environ, reason="what measures coverage imports things itself")
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [("ke", LIGHT), ("keys ", (*HEAVY, *ALWAYS_SLOW)), ("users show ", (*HEAVY, *ALWAYS_SLOW))],
+)
+def test_tab_imports_only_what_it_needs(shell: Cli, words: str, names: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(args=[], names=names)],
+        capture_output=True,
+        text=True,
+        env={
+            **shell.env,
+            "_LLMGATE_COMPLETE": "complete_bash",
+            "COMP_WORDS": "llmgate\n" + words.replace(" ", "\n"),
+            "COMP_CWORD": str(words.count(" ") + 1),
+        },
+        cwd=shell.folder,
+        check=True,
+    )
+    assert done.stdout
+    assert done.stderr.splitlines()[-1] == "imported:"
+
+
 def test_tab_leaves_nothing_behind(cli: Cli) -> None:
     before = sorted(cli.folder.rglob("*"))
     assert bash(cli, "keys", "show", "") == []
@@ -145,6 +171,16 @@ def test_an_older_database_is_not_migrated_by_tab(cli: Cli) -> None:
     before = file.read_bytes()
     assert bash(cli, "--db", "old.db", "users", "show", "a") == ["alice"]
     assert file.read_bytes() == before
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_it_is_installed_for_the_shell_that_calls(cli: Cli) -> None:
+    line = f"{' '.join(PROGRAM)} --install-completion; exit $?"
+    done = subprocess.run(["bash", "-c", line], cwd=cli.folder, env=cli.env, capture_output=True, text=True, check=True)
+    assert "bash completion installed" in done.stdout
+    script = cli.folder / ".bash_completions" / "llmgate.sh"
+    assert str(script) in (cli.folder / ".bashrc").read_text()
+    assert script.read_text().strip() == cli(_LLMGATE_COMPLETE="source_bash").out.strip()
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")

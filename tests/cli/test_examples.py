@@ -26,6 +26,7 @@ NOT_RUN = {
     "llmgate usage --follow --json | jq .charge_usd": ENDLESS,
     "llmgate top": ENDLESS,
     "llmgate top --interval 5s --window 10m": ENDLESS,
+    "llmgate --install-completion": "is for the shell that it is called by; test_completion has a bash call it",
     "llmgate prices update": "fetches a list from the internet",
 }
 """Why an example is not run here; what it shows has tests of its own."""
