@@ -65,7 +65,8 @@ def wrong(path: str, command: Any) -> Iterator[list[str]]:
         if param.is_flag:
             yield [*right, f"{option}=3"]
             continue
-        yield [*right, option]
+        if option not in command.bare:
+            yield [*right, option]
         if kind(param) is int:
             yield from ([*right, option, text] for text in ("x", "-1", "1.5", "", "9" * 40, "٣"))
         elif isinstance(kind(param), EnumType):
