@@ -37,6 +37,7 @@ from llmgate.cli import credits as credits_
 from llmgate.cli.columns import Column, Kind
 from llmgate.errors import CODES
 from llmgate.store.reports import GROUPS
+from llmgate.types import METERS
 
 
 class Type(NamedTuple):
@@ -214,6 +215,7 @@ WRITES: dict[str, Writes] = {
     "usage": Writes("usage", many=True),
     "export usage": Writes("usage", many=True),
     "top": Writes("now"),
+    "invoice": Writes("invoice"),
     "events": Writes("events", many=True),
     "verify": Writes("verified", some=("repaired",)),
     "doctor": Writes("examined"),
@@ -523,7 +525,38 @@ ANSWERED = [
     Field("last_error_status", WHOLE, "the HTTP status of that; null: none came", True),
 ]
 
+QUANTITIES = {**dict.fromkeys(METERS, WHOLE), "tokens": WHOLE}
+
 MADE = {
+    **{("charged", name): "how many of these; none is in two of them" for name in METERS},
+    ("charged", "tokens"): "of an overage: the tokens past the included ones",
+    ("charged", "kind"): "usage; overage: past what a plan includes; pruned: of rows that are gone",
+    ("charged", "model"): "the name that was asked for",
+    ("charged", "requests"): "how many",
+    ("charged", "price"): "the price that they were charged by, in words",
+    ("charged", "amount_usd"): "what they were charged",
+    ("invoice", "number"): "the month and the account",
+    ("invoice", "account"): "who pays: a user, or team:NAME",
+    ("invoice", "month"): "the month, in the `zone`",
+    ("invoice", "zone"): "the time zone of the database",
+    ("invoice", "currency"): "USD",
+    ("invoice", "final"): "whether nothing is still to come: the month is over, and no request of it in flight",
+    ("invoice", "issuer"): "who issues it, as `[invoice]` says",
+    ("invoice", "lines"): "what was charged, by model and price",
+    ("invoice", "entries"): "what was added and taken",
+    ("invoice", "plans"): "what the plans in use are sold for: for information, not part of the total",
+    ("invoice", "opening_usd"): "the balance before the month",
+    ("invoice", "moved_usd"): "the sum of the entries",
+    ("invoice", "total_usd"): "the sum of the lines",
+    ("invoice", "closing_usd"): "opening_usd + moved_usd - total_usd",
+    ("issuer", "address"): "line by line",
+    ("moves", "entry"): "the number of the entry",
+    ("moves", "time"): "when it was",
+    ("moves", "kind"): "what it is",
+    ("moves", "amount_usd"): "what was added; negative: taken",
+    ("sold", "plan"): "its name",
+    ("sold", "users"): "how many were on it",
+    ("sold", "price_usd"): "for each, in a month",
     ("explained price", "model"): "the model",
     ("explained price", "rates"): "what each unit is charged and costs, and who says so",
     ("explained price", "history"): "what was set for it",
@@ -595,6 +628,22 @@ def fields_of(name: str) -> list[Field]:
                 upstreams=several(of("answering")),
                 limits=several(of("limits")),
             )
+        case "invoice":
+            words = dict.fromkeys(("number", "account", "month", "zone", "currency"), TEXT) | {"month": MONTH}
+            lists = {"issuer": "issuer", "lines": "charged", "entries": "moves", "plans": "sold"}
+            parts = {key: of(kind) if key == "issuer" else several(of(kind)) for key, kind in lists.items()}
+            sums = dict.fromkeys(("opening_usd", "moved_usd", "total_usd", "closing_usd"), USD)
+            return made(name, **words, final=FLAG, **parts, **sums)
+        case "issuer":
+            issuer = Field("name", TEXT, "who issues it", True)
+            return [issuer, *made(name, address=several(TEXT)), Field("note", TEXT, "stands at its end", True)]
+        case "charged":
+            return made(name, kind=TEXT, model=TEXT, requests=WHOLE, **QUANTITIES, price=TEXT, amount_usd=USD)
+        case "moves":
+            told = [Field("ref", TEXT, "of the admin's", True), Field("note", TEXT, "a word of the admin's", True)]
+            return [*made(name, entry=WHOLE, time=TIME, kind=TEXT), *told, *made(name, amount_usd=USD)]
+        case "sold":
+            return made(name, plan=TEXT, users=WHOLE, price_usd=USD)
         case "daemons":
             return made(name, pid=WHOLE, host=TEXT, started_at=TIME)
         case "sums":
@@ -678,6 +727,7 @@ NESTED = {
     "explained price": ("rates",),
     "verified": ("findings", "repaired"),
     "examined": ("checks", "problems"),
+    "invoice": ("issuer", "charged", "moves", "sold"),
     "now": ("daemons", "sums", "slowest", "shares", "answering"),
 }
 

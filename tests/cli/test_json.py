@@ -68,6 +68,7 @@ RUNS: dict[str, list[str]] = {
     "usage": ["usage", "usage --status error"],
     "export usage": ["export usage"],
     "top": ["top", "top --window 1h"],
+    "invoice": ["invoice alice", "invoice team:research", "invoice bob --month 2024-02"],
     "events": ["events"],
     "verify": ["verify", "verify --repair"],
     "doctor": ["doctor"],

@@ -65,7 +65,7 @@ def wrong(path: str, command: Any) -> Iterator[list[str]]:
         if param.is_flag:
             yield [*right, f"{option}=3"]
             continue
-        if not (param.metavar or "").startswith("["):  # it needs no value
+        if option not in command.bare:
             yield [*right, option]
         if kind(param) is int:
             yield from ([*right, option, text] for text in ("x", "-1", "1.5", "", "9" * 40, "٣"))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from llmgate.pricing import UNITS, Price
 from llmgate.store import accounts, ledger
+from llmgate.store import prune as pruning
 from llmgate.store.db import set_zone
 from llmgate.store.invoices import Invoice, of_month
 from llmgate.types import METERS, Meters, Status
@@ -22,7 +23,7 @@ from llmgate.types import METERS, Meters, Status
 from ..books import PRICE, Book
 from .test_overage import PER_TOKEN, policy, subscriber, use
 
-MONTHS = (date(2026, 9, 1), date(2026, 10, 1), date(2026, 11, 1), date(2026, 12, 1), date(2027, 1, 1))
+MONTHS = (date(2024, 9, 1), date(2024, 10, 1), date(2024, 11, 1), date(2024, 12, 1), date(2025, 1, 1))
 DEAR = Price(input=7 * UNITS, output=UNITS // 3)
 
 
@@ -40,21 +41,11 @@ def all_of(book: Book, target: str) -> list[Invoice]:
 
 
 def prune(book: Book, before: str) -> None:
-    """What becomes of old rows: their sums stay, and one closing entry for each account stands for their charges."""
-    sums = book.rows("SELECT account_id, sum(charge_nano) AS nano FROM usage WHERE day < ? GROUP BY 1", before)
-    book.tamper(
-        f"DELETE FROM usage_tags WHERE usage_id IN (SELECT id FROM usage WHERE day < '{before}')",
-        f"DELETE FROM usage WHERE day < '{before}'",
-    )
-    with book.write() as tx:
-        for row in sums:
-            if row["nano"]:
-                ledger.append(tx, row["account_id"], "closing", -row["nano"])
-                change = "UPDATE accounts SET balance_nano = balance_nano + ? WHERE id = ?"
-                tx.execute(change, (row["nano"], row["account_id"]))
+    for _ in pruning.prune(book.db, before):
+        pass
 
 
-HOURS = int((datetime(2026, 12, 31, tzinfo=UTC) - datetime(2026, 9, 1, tzinfo=UTC)).total_seconds()) // 3600
+HOURS = int((datetime(2024, 12, 31, tzinfo=UTC) - datetime(2024, 9, 1, tzinfo=UTC)).total_seconds()) // 3600
 
 STEPS = st.lists(
     st.tuples(
@@ -68,7 +59,7 @@ STEPS = st.lists(
 
 
 @settings(max_examples=40, deadline=None)
-@given(STEPS, st.sampled_from(("UTC", "America/New_York")), st.sampled_from(("2026-09-20", "2026-11-01", "2027-01-01")))
+@given(STEPS, st.sampled_from(("UTC", "America/New_York")), st.sampled_from(("2024-09-20", "2024-11-01", "2025-01-01")))
 def test_every_movement_is_on_one_invoice(steps: list[tuple[int, str, str, int]], zone: str, pruned: str) -> None:
     with TemporaryDirectory() as folder:
         book = Book(Path(folder) / "llmgate.db")
@@ -80,6 +71,7 @@ def test_every_movement_is_on_one_invoice(steps: list[tuple[int, str, str, int]]
             before = [(one.opening_nano, one.total_nano, one.closing_nano) for one in all_of(book, "alice")]
             prune(book, pruned)
             check(book, charged)
+            assert book.findings() == []
             assert before == [(one.opening_nano, one.total_nano, one.closing_nano) for one in all_of(book, "alice")]
         finally:
             book.close()
@@ -91,7 +83,7 @@ def play(book: Book, steps: list[tuple[int, str, str, int]]) -> dict[str, int]:
     charged = dict.fromkeys(keys, 0)
     last: dict[str, str] = {}
     for hour, what, name, nano in sorted(steps):
-        now_ms = at("2026-09-01T05:30") + hour * 3_600_000
+        now_ms = at("2024-09-01T05:30") + hour * 3_600_000
         if what in ("use", "dear", "fail"):
             price = DEAR if what == "dear" else PRICE
             status = Status.ERROR if what == "fail" else Status.OK
@@ -132,11 +124,11 @@ def check(book: Book, charged: dict[str, int]) -> None:
 def test_a_line_for_each_model_and_price(book: Book) -> None:
     key = book.user("alice")
     for day, model, charge in (
-        ("2026-10-01T00:00", "gpt", None),
-        ("2026-10-02T10:00", "gpt", DEAR),
-        ("2026-10-03T10:00", "gpt", DEAR),
-        ("2026-10-31T23:59", "claude", None),
-        ("2026-11-01T00:00", "claude", None),
+        ("2024-10-01T00:00", "gpt", None),
+        ("2024-10-02T10:00", "gpt", DEAR),
+        ("2024-10-03T10:00", "gpt", DEAR),
+        ("2024-10-31T23:59", "claude", None),
+        ("2024-11-01T00:00", "claude", None),
     ):
         meters = Meters(input=100, cached_input=30, cache_write=20, output=10, reasoning=5, calls=1)
         book.use(key, meters, now_ms=at(day), model=model, charge=charge)
@@ -160,7 +152,7 @@ def test_a_line_for_each_model_and_price(book: Book) -> None:
 
 def test_what_an_upstream_billed_itself_has_no_price(book: Book) -> None:
     key = book.user("alice")
-    hold = book.place(key, now_ms=at("2026-10-05T10:00"))
+    hold = book.place(key, now_ms=at("2024-10-05T10:00"))
     book.settle(hold, Meters(input=10, calls=1), reported=77)
     (line,) = invoice(book).lines
     assert (line.price, line.pruned, line.amount_nano) == (None, False, 77)
@@ -170,9 +162,9 @@ def test_months_are_those_of_the_zone(book: Book) -> None:
     with book.write() as tx:
         set_zone(tx, "America/New_York")
     key = book.user("alice")
-    book.use(key, Meters(input=5, calls=1), now_ms=at("2026-11-01T03:59"))
-    book.use(key, Meters(input=7, calls=1), now_ms=at("2026-11-01T04:00"))
-    with book.write(at("2026-11-01T03:59")) as tx:
+    book.use(key, Meters(input=5, calls=1), now_ms=at("2024-11-01T03:59"))
+    book.use(key, Meters(input=7, calls=1), now_ms=at("2024-11-01T04:00"))
+    with book.write(at("2024-11-01T03:59")) as tx:
         ledger.add(tx, "alice", 1000)
     assert (invoice(book).total_nano, invoice(book).moved_nano) == (5, 1000)
     november = invoice(book, "alice", MONTHS[2], MONTHS[3])
@@ -182,7 +174,7 @@ def test_months_are_those_of_the_zone(book: Book) -> None:
 def test_tokens_past_the_included_ones_are_a_line_of_their_own(book: Book) -> None:
     key = subscriber(book, credits=10**6)
     for tokens in (900, 300, 50):
-        use(book, key, tokens, policy(), now_ms=at("2026-10-05T10:00"))
+        use(book, key, tokens, policy(), now_ms=at("2024-10-05T10:00"))
     found = invoice(book)
     kept, past = found.lines
     assert (kept.requests, kept.quantities["input"], kept.amount_nano, kept.past) == (3, 1250, 0, False)
@@ -194,9 +186,9 @@ def test_tokens_past_the_included_ones_are_a_line_of_their_own(book: Book) -> No
 
 def test_pruned_rows_leave_their_sums(book: Book) -> None:
     key = book.user("alice")
-    book.use(key, Meters(input=100, output=10, calls=1), now_ms=at("2026-10-05T10:00"))
-    book.use(key, Meters(input=40, calls=1), now_ms=at("2026-10-25T10:00"))
-    prune(book, "2026-10-20")
+    book.use(key, Meters(input=100, output=10, calls=1), now_ms=at("2024-10-05T10:00"))
+    book.use(key, Meters(input=40, calls=1), now_ms=at("2024-10-25T10:00"))
+    prune(book, "2024-10-20")
     kept, gone = invoice(book).lines
     assert (kept.pruned, kept.requests, kept.amount_nano) == (False, 1, 40)
     assert (gone.pruned, gone.requests, gone.price, gone.amount_nano) == (True, 1, None, 120)
@@ -205,7 +197,7 @@ def test_pruned_rows_leave_their_sums(book: Book) -> None:
 
 def test_requests_in_flight_are_told(book: Book) -> None:
     key = book.user("alice")
-    book.place(key, now_ms=at("2026-10-31T23:59"))
+    book.place(key, now_ms=at("2024-10-31T23:59"))
     assert invoice(book).in_flight == 1
     assert invoice(book, "alice", MONTHS[2], MONTHS[3]).in_flight == 0
 
@@ -214,6 +206,6 @@ def test_requests_in_flight_are_told(book: Book) -> None:
 def test_who_pays_gets_the_invoice(book: Book, target: str) -> None:
     book.team("ops", credits=10**6)
     key = book.user("alice", team="ops")
-    book.use(key, Meters(input=9, calls=1), now_ms=at("2026-10-05T10:00"))
+    book.use(key, Meters(input=9, calls=1), now_ms=at("2024-10-05T10:00"))
     found: Any = invoice(book, target)
     assert found.total_nano == (9 if target == "team:ops" else 0)
