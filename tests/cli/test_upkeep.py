@@ -280,7 +280,7 @@ def test_what_is_gone_is_told(aged: Cli) -> None:
     for words in (["usage", "--since", "30d"], ["usage", "--last", "1"], ["export", "usage", "--since", "30d"]):
         assert "pruned" not in aged(*words).err
     assert "were pruned: their tags" in aged("report", "--by", "tag", "--since", "600d").err
-    refused = aged("credits", "refund", "1", code=1).err
+    refused = aged("credits", "refund", "3", code=1).err
     assert "were pruned" in refused
     assert "credits add" in refused
 
