@@ -123,12 +123,12 @@ PRUNED = (
     llmgate export usage --since 2026-11-01 > november.csv
     llmgate export usage --format ndjson | gzip > usage.ndjson.gz
     llmgate export entries --format json
-    for what in teams users keys pruned usage entries; do llmgate export $what --format ndjson; done > box.ndjson
+    llmgate export all > box.ndjson
     """,
 )
 def export(
     ctx: typer.Context,
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="usage, entries, users, teams, keys or pruned.")],
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="usage, entries, users, teams, keys, pruned or all.")],
     since: Annotated[
         str | None, typer.Option("--since", metavar="WHEN", help="From then on: 30d, a date [default: all].")
     ] = None,
@@ -146,27 +146,33 @@ def export(
     Money is decimal USD, times are RFC 3339 in UTC. In ndjson each line is an object. A request counts from the moment
     it was sent, and is there once it has ended: who exports a period should let its last requests end.
 
-    `llmgate import` takes all of it on another box.
+    all is everything that `llmgate import` needs on another box, one after the other in ndjson. Stop the daemon first:
+    what it goes on writing is in some of it, and not in the rest.
     """
-    if what not in EXPORTED:
-        raise unknown("export", what, EXPORTED, "llmgate export")
-    columns, rows = EXPORTED[what]
-    chosen = _format(ctx, form)
+    if what not in (*EXPORTED, ALL):
+        raise unknown("export", what, (*EXPORTED, ALL), "llmgate export")
     if (since or until) and what not in DATED:
-        raise UsageError(f"{what} are exported whole: leave out --since and --until")
+        raise UsageError(f"{what} is exported whole: leave out --since and --until")
+    chosen = _format(ctx, form, FORMATS if what == ALL else tuple(EXPORTS))
     with open_store(ctx) as db:
         with db.read() as tx:
             span = period(since, until, tx.now_ms, db.zone, precise=True)
-        exported(columns, rows(db, span), chosen)
+        for kind in moving.KINDS if what == ALL else (what,):
+            columns, rows = EXPORTED[kind]
+            exported(columns, rows(db, span), chosen)
         if what == "usage":
             usage.tell_pruned(db, span._asdict())
 
 
-def _format(ctx: typer.Context, form: str | None) -> str:
+ALL, FORMATS = "all", ("ndjson",)
+"""Everything, and how it can be written one after the other."""
+
+
+def _format(ctx: typer.Context, form: str | None, possible: tuple[str, ...]) -> str:
     held = session(ctx)
-    chosen = str(form or (held.wanted if held.as_json or held.format else Format.CSV))
-    if chosen not in EXPORTS:
-        raise unknown("format", chosen, EXPORTS, "llmgate export")
+    chosen = str(form or (held.wanted if held.as_json or held.format else possible[0]))
+    if chosen not in possible:
+        raise unknown("format", chosen, possible, "llmgate export")
     if held.as_json and chosen != Format.JSON:
         raise UsageError(f"--json and --format {chosen} are two formats: choose one")
     return chosen

@@ -44,7 +44,6 @@ class Told(NamedTuple):
     examples="""
     llmgate import box.ndjson
     llmgate import teams.csv users.csv keys.csv
-    llmgate import users.csv keys.csv pruned.ndjson usage.ndjson entries.json --json
     """,
 )
 def import_(

@@ -71,7 +71,7 @@ FROM keys k JOIN users u ON u.id = k.user_id
 """
 _SUMS_TOLD = {"cost_nano": "cost_usd", "charge_nano": "charge_usd", "wasted_nano": "wasted_usd"}
 _PRUNED = f"""
-SELECT p.id, p.day, {_ACCOUNT}, w.name AS user, m.name AS team, p.key_id, p.plan, p.model, p.upstream,
+SELECT p.rowid AS id, p.day, {_ACCOUNT}, w.name AS user, m.name AS team, p.key_id, p.plan, p.model, p.upstream,
        p.upstream_model, p.names, {", ".join(f"p.{name} AS {_SUMS_TOLD.get(name, name)}" for name in ROLLUP_SUMS)}
 FROM pruned p JOIN users w ON w.id = p.user_id LEFT JOIN teams m ON m.id = p.team_id
 LEFT JOIN users u ON u.account_id = p.account_id LEFT JOIN teams t ON t.account_id = p.account_id
@@ -92,7 +92,7 @@ def issued(tx: Tx) -> Iterator[Fields]:
 
 
 def pruned(tx: Tx, after_id: int, size: int) -> list[Fields]:
-    rows = tx.execute(f"{_PRUNED} WHERE p.id > ? ORDER BY p.id LIMIT ?", (after_id, size)).fetchall()
+    rows = tx.execute(f"{_PRUNED} WHERE p.rowid > ? ORDER BY p.rowid LIMIT ?", (after_id, size)).fetchall()
     return [{**dict(row), "plan": row["plan"] or None, "names": _decoded(row["names"])} for row in rows]
 
 
@@ -198,7 +198,7 @@ class Arrival:
     # what was used
 
     def pruned(self, row: Fields) -> bool:
-        values = {"id": row["id"], "day": row["day"], **self._whose(row), "names": _text(row["names"] or None)}
+        values = {"rowid": row["id"], "day": row["day"], **self._whose(row), "names": _text(row["names"] or None)}
         values |= {"team_id": values["team_id"] or 0, "plan": row["plan"] or ""}
         values |= {name: row[name] for name in ("model", "upstream", "upstream_model")}
         values |= {name: row[_SUMS_TOLD.get(name, name)] for name in ROLLUP_SUMS}
@@ -399,7 +399,7 @@ class Arrival:
         return self._prices[text]
 
     def _is_known(self, table: str, values: dict[str, Any]) -> bool:
-        known = self.tx.one(f"SELECT * FROM {table} WHERE id = ?", values["id"])
+        known = self.tx.one(f"SELECT rowid, * FROM {table} WHERE rowid = ?", values.get("rowid", values.get("id")))
         return known is not None and not _same(values, {name: known[name] for name in values})
 
     def _insert(self, table: str, values: Mapping[str, Any]) -> None:

@@ -386,7 +386,6 @@ _FOURTH = f"""
 -- What pruned usage rows came to, per day and whom and what: facts that stand in their place. `rollups` sums up both,
 -- so that none of them is ever sealed. Limits that mean some models only need all the names.
 CREATE TABLE pruned (
-  id INTEGER PRIMARY KEY,
   day TEXT NOT NULL,
   account_id INTEGER NOT NULL REFERENCES accounts (id),
   user_id INTEGER NOT NULL REFERENCES users (id),

@@ -135,11 +135,14 @@ def test_entries_are_the_same_but_for_their_chain(old: Cli) -> None:
 
 
 def test_one_stream_of_everything(old: Cli) -> None:
-    stream = "".join(file.read_text() for file in files_of(old, "ndjson"))
+    stream = old("export", "all").out
+    assert stream == "".join(file.read_text() for file in files_of(old, "ndjson"))
     new = box(old, "new")
     assert new("import", "-", "--json", stdin=stream).json["entries"] == 9
     new("verify")
     assert new("import", "-", "--json", stdin=stream).json["entries_known"] == 9
+    assert "there is no format 'csv'" in old("export", "all", "--format", "csv", code=2).err
+    assert "leave out --since" in old("export", "all", "--since", "1d", code=2).err
 
 
 def test_what_came_since_is_added(old: Cli) -> None:
