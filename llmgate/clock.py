@@ -149,6 +149,14 @@ def rfc3339(ms: int) -> str:
     return _moment(ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def instant_ms(text: str) -> int:
+    """What `rfc3339` wrote. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")
+    return _moment_ms(moment)
+
+
 def _when(text: str, now_ms: int, tz: ZoneInfo) -> Duration | date | datetime:
     """What was typed; a `datetime` (with its zone) is a `date` too, so ask for it first."""
     word = text.strip()

@@ -45,7 +45,8 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry("usage", "usage", "Show requests one by one."),
         Entry("top", "top", "Show what happens now, on a screen that goes on."),
         Entry("invoice", "invoice", "Write the invoice of an account for a month."),
-        Entry("export", "export", "Write usage or ledger entries for other programs."),
+        Entry("export", "export", "Write usage, ledger entries, users, teams or keys for other programs."),
+        Entry("import", "importing", "Take in what export wrote on another box."),
         Entry("events", "events", "List what happened that is worth telling."),
     ),
     "Upkeep": (

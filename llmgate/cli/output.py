@@ -136,10 +136,12 @@ def _csv(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) 
 
 
 def _cell(value: Any) -> Any:
-    """A value in one field of CSV: a list with blanks between, a map as JSON."""
+    """A value in one field of CSV: a list with blanks between; a map, or a list of more than words, as JSON."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
+        if any(not isinstance(item, str) or " " in item for item in value):
+            return json.dumps(value, ensure_ascii=False)
         return " ".join(str(item) for item in value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
 

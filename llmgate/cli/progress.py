@@ -9,8 +9,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function that is told how much of the total is done. The bar is gone in the end."""
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Gives a function that is told how much of the total is done. The bar is gone in the end.
+
+    None: nobody knows how much there is.
+    """
     if not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", ""):
         yield lambda _: None
         return

@@ -185,7 +185,7 @@ FROM usage WHERE id {_GOING} GROUP BY {", ".join(str(number + 1) for number in r
 
 def _fold(tx: Tx, day: str, account_id: int) -> tuple[int, int]:
     """Fold up to `STEP` rows of a day and an account. Returns how many there were, and what they were charged."""
-    rows = tx.execute(_ROWS, (account_id, day, *_around(day), STEP)).fetchall()
+    rows = tx.execute(_ROWS, (account_id, day, *around(day), STEP)).fetchall()
     if not rows:
         return 0, 0
     going = msgspec.json.encode([row["id"] for row in rows]).decode()
@@ -238,7 +238,7 @@ def _moments(tx: Tx, account_id: int, first_ms: int, last_ms: int) -> list[int]:
     return [row[0] for row in found]
 
 
-def _around(day: str) -> tuple[int, int]:
+def around(day: str) -> tuple[int, int]:
     """Rows of a day lie in between, whatever zone it was booked in."""
     first = date.fromisoformat(day)
     utc = ZoneInfo("UTC")

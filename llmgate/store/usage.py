@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..types import METERS
 from .db import Database, Row, Tx
+
+ATTEMPT_FIELDS = ("upstream", "upstream_model", "http_status", "source", "cost_nano", "cost_source")
 
 _USAGE = """
 SELECT g.*, u.name AS user, t.name AS team, k.name AS key,
@@ -19,6 +22,15 @@ JOIN keys k ON k.id = g.key_id
 LEFT JOIN teams t ON t.id = g.team_id
 LEFT JOIN teams p ON p.account_id = g.account_id
 """
+
+_MORE = f"""
+SELECT (SELECT body FROM prices WHERE id = g.cost_price_id) AS cost_price,
+       (SELECT body FROM prices WHERE id = g.charge_price_id) AS charge_price,
+       (SELECT json_group_array(json_object(
+          {", ".join(f"'{name}', a.{name}" for name in (*ATTEMPT_FIELDS, *METERS))}, 'price', json(p.body)
+        )) FROM attempts a JOIN prices p ON p.id = a.cost_price_id WHERE a.usage_id = g.id) AS attempts,
+       """
+"""What makes a row whole: what it was costed and charged by, and the tries in vain."""
 
 TAGGED = """NOT EXISTS (
   SELECT 1 FROM json_each(:tag) j
@@ -56,24 +68,27 @@ def rows(tx: Tx, filters: dict[str, Any], *, newest: int | None = None) -> Itera
     yield from reversed(tx.execute(latest, wanted | {"newest": newest}).fetchall())
 
 
-def page(tx: Tx, filters: dict[str, Any], size: int) -> list[Row]:
-    """The first so many rows that pass every filter, by id: `after_id` gives the next ones.
+def page(tx: Tx, filters: dict[str, Any], size: int, *, whole: bool = False) -> list[Row]:
+    """The first so many rows that pass every filter, by id: `after_id` gives the next ones. `whole`: with all that
+    another database needs to know of them.
 
     Rows are walked by their ids. By any other index each page would look through all that are left, and sort them.
     """
     wanted = {name: value for name, value in filters.items() if value is not None}
     where = " AND ".join(FILTERS[name] for name in wanted) or "1"
     by_id = _USAGE.replace("FROM usage g\n", "FROM usage g NOT INDEXED\n")
+    if whole:
+        by_id = by_id.replace("SELECT ", _MORE, 1)
     return tx.execute(f"{by_id} WHERE {where} ORDER BY g.id LIMIT :size", wanted | {"size": size}).fetchall()
 
 
-def pages(db: Database, filters: dict[str, Any], size: int) -> Iterator[Row]:
+def pages(db: Database, filters: dict[str, Any], size: int, *, whole: bool = False) -> Iterator[Row]:
     """All rows that pass, by id. Between two pages nothing is held open, so that a slow reader never holds the
     database; a row that is written meanwhile may be among them or not.
     """
     while True:
         with db.read() as tx:
-            found = page(tx, filters, size)
+            found = page(tx, filters, size, whole=whole)
         yield from found
         if len(found) < size:
             return

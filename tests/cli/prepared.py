@@ -59,6 +59,13 @@ CATALOGUE = [
         "models": [{"id": "gpt-4o", "match": {"equals": "gpt-4o"}, "prices": {"input_mtok": 2, "output_mtok": 8}}],
     }
 ]
+MOVING: dict[str, object] = {
+    "team": "ops",
+    "plan": None,
+    "billing": "metered",
+    "billing_source": "default",
+    "limits": [],
+} | {"created_at": "2026-01-01T00:00:00.000Z"}
 FILES = {
     "llmgate.toml": CONFIG,
     "new.toml": CONFIG,
@@ -69,6 +76,7 @@ FILES = {
         {"gpt-4o": {"input_cost_per_token": 2.5e-06, "output_cost_per_token": 1e-05, "litellm_provider": "openai"}}
     ),
     "data.json": json.dumps(CATALOGUE),
+    "box.ndjson": json.dumps(MOVING) + "\n",
 }
 
 

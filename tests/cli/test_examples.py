@@ -38,6 +38,7 @@ NEEDED = {
     "llmgate init": "rm llmgate.toml",
     "users add": "rm llmgate.db; llmgate teams add research",
     "teams add research": "rm llmgate.db",
+    "llmgate import teams.csv": "for what in teams users keys; do llmgate export $what > $what.csv; done",
 }
 """What must have been done before examples that hold these words."""
 

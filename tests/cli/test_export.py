@@ -18,21 +18,50 @@ from .conftest import Cli
 
 ENTRIES = [
     *("entry", "time", "account", "kind", "amount_usd", "ref", "note", "reverses", "cause", "usage_id", "expires_at"),
-    *("actor", "hash"),
+    *("actor", "hash", "account_id", "charged_at"),
 ]
 
 
 def test_usage_is_as_the_listing_tells_it(reader: Cli) -> None:
+    """And more of the kind, after it."""
     listed = sorted(reader.data("usage"), key=lambda row: row["id"])
-    assert reader("export", "usage", "--format", "json").json == listed
-    assert reader.data("export", "usage") == listed
+    whole = reader("export", "usage", "--format", "json").json
+    assert [dict(list(row.items())[: len(listed[0])]) for row in whole] == listed
+    assert reader.data("export", "usage") == whole
     lines = reader("export", "usage", "--format", "ndjson").out.splitlines()
-    assert [json.loads(line) for line in lines] == listed
+    assert [json.loads(line) for line in lines] == whole
     out = reader("export", "usage").out
     assert out == reader("--format", "csv", "export", "usage").out
     rows = list(csv.DictReader(out.splitlines()))
-    assert list(rows[0]) == list(listed[0])
+    assert list(rows[0]) == list(whole[0])
     assert [row["charge_usd"] for row in rows] == [row["charge_usd"] for row in listed]
+
+
+def test_the_rest_of_usage_is_what_it_was_costed_by(reader: Cli) -> None:
+    (row,) = [row for row in reader.data("export", "usage") if row["tags"]]
+    assert {name: row[name] for name in ("meters", "cost_price", "charge_price", "attempts", "endpoint")} == {
+        "meters": {"input": 900, "cached_input": 100, "output": 400, "reasoning": 100, "calls": 1},
+        "cost_price": {"input": 1_000_000_000, "output": 2_000_000_000},
+        "charge_price": None,
+        "attempts": [],
+        "endpoint": "chat",
+    }
+
+
+def test_keys_are_exported_by_their_hash(reader: Cli) -> None:
+    rows = reader.data("export", "keys")
+    assert [(row["user"], row["name"], len(row["hash"])) for row in rows] == [
+        ("alice", "default", 64),
+        ("bob", "default", 64),
+    ]
+    assert [row["id"] for row in rows] == [row["id"] for row in reader.data("keys")]
+    assert [(row["user"], row["team"], row["billing_source"]) for row in reader.data("export", "users")] == [
+        ("alice", None, "credits"),
+        ("bob", "research", "default"),
+    ]
+    assert [row["team"] for row in reader.data("export", "teams")] == ["research"]
+    assert reader.data("export", "pruned") == []
+    assert "leave out --since" in reader("export", "keys", "--since", "1d", code=2).err
 
 
 def test_entries(cli: Cli) -> None:

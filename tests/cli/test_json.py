@@ -67,6 +67,11 @@ RUNS: dict[str, list[str]] = {
     ],
     "usage": ["usage", "usage --status error"],
     "export usage": ["export usage"],
+    "export users": ["export users"],
+    "export teams": ["export teams"],
+    "export keys": ["export keys"],
+    "export pruned": ["export pruned"],
+    "import": ["import box.ndjson"],
     "top": ["top", "top --window 1h"],
     "invoice": ["invoice alice", "invoice team:research", "invoice bob --month 2024-02"],
     "events": ["events"],
@@ -85,7 +90,7 @@ RUNS: dict[str, list[str]] = {
 }
 """How each command is called that writes data; each starts with the same books, and goes on with what was left."""
 
-EMPTY_AT_FIRST = {"events"}
+EMPTY_AT_FIRST = {"events", "export pruned"}
 """What has no row in these books; its fields are those of its columns anyway."""
 
 
@@ -108,7 +113,7 @@ def test_what_is_written_is_what_is_documented(copied: Cli, command: str) -> Non
 
 def test_every_command_that_writes_data_is_documented() -> None:
     written = {path for path, command in ALL.items() if not getattr(command, "commands", None)}
-    documented = {name.replace("export usage", "export").replace("export entries", "export") for name in shapes.WRITES}
+    documented = {"export" if name.startswith("export ") else name for name in shapes.WRITES}
     assert documented | {*shapes.NOTHING} == written, "give each a line in docs/shapes.py"
 
 

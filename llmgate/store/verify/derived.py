@@ -220,7 +220,7 @@ which the roll-ups have as well, are in closing entries), what is held is what t
 roll-ups are.
 """
 
-_CLOSINGS = """
+CLOSINGS = """
 SELECT a.id, a.kind || ' ' || coalesce(u.name, t.name, '?') AS name, p.charges_nano,
        coalesce((SELECT -sum(amount_nano) FROM entries e WHERE e.account_id = a.id AND charged_ms IS NOT NULL), 0)
        AS closed_nano
@@ -237,7 +237,7 @@ WHERE closed_nano <> coalesce(p.charges_nano, 0) ORDER BY a.id
 def _accounts(db: Database, counts: Counts) -> Iterator[Finding]:
     found, negative = [], []
     with db.read() as tx:
-        for row in tx.execute(_CLOSINGS):
+        for row in tx.execute(CLOSINGS):
             figures = dollars(row["closed_nano"]), dollars(row["charges_nano"] or 0)
             found.append(Finding("closings", row["name"], *figures, derived=False))
         for row in tx.execute(f"{ACCOUNTS} ORDER BY a.id"):
@@ -301,6 +301,7 @@ _UNASKED = """
 SELECT coalesce(-sum(amount_nano), 0) FROM entries e
 WHERE account_id = ? AND amount_nano < 0 AND (
   kind IN ('reverse', 'closing')
+  OR e.created_ms <= (SELECT max(time_ms) FROM audit WHERE action = 'import')
   OR EXISTS (
     SELECT 1 FROM audit
     WHERE action IN ('credits.take', 'credits.transfer')
@@ -312,7 +313,10 @@ WHERE account_id = ? AND amount_nano < 0 AND (
 
 
 def _prepaid_since(tx: Tx, account: Row) -> int:
-    """When an account last became prepaid: by its first credits, by an admin or a plan, or when it was made."""
+    """When an account last became prepaid: by its first credits, by an admin or a plan, or when it was made.
+
+    What came from another box came without the audit that would explain it: all of it is taken as explained.
+    """
     credited = tx.value(
         "SELECT min(created_ms) FROM entries WHERE account_id = ? AND amount_nano > 0 "
         "AND kind IN ('add', 'payment', 'transfer')",
@@ -323,7 +327,8 @@ def _prepaid_since(tx: Tx, account: Row) -> int:
         "AND action IN ('users.set', 'teams.set') AND json_extract(after, '$.billing') = 'prepaid'",
         account["target"],
     )
-    return max(credited or 0 if account["billing_source"] == "credits" else 0, said or 0)
+    imported = tx.value("SELECT max(time_ms) FROM audit WHERE action = 'import'")
+    return max(credited or 0 if account["billing_source"] == "credits" else 0, said or 0, imported or 0)
 
 
 def _beyond_holds(db: Database, since_ms: dict[int, int]) -> Iterator[tuple[int, int]]:

@@ -22,10 +22,10 @@ def check(db: Database, counts: Counts) -> Iterator[Finding]:
         with db.read() as tx:
             found: list[Finding] = []
             number = 0
-            for row in tx.execute(_PAGE, (last, PAGE)):
+            for row in tx.execute(f"{ALL} WHERE e.id > ? ORDER BY e.id LIMIT ?", (last, PAGE)):
                 number += 1
                 found += _link(before, last, row)
-                found += _cause(tx, row)
+                found += cause(tx, row)
                 before, last = row["hash"], row["id"]
             more = number == PAGE
             if not more:
@@ -35,12 +35,12 @@ def check(db: Database, counts: Counts) -> Iterator[Finding]:
         yield from found
 
 
-_PAGE = """
+ALL = """
 SELECT e.*, o.id AS of_id, o.account_id AS of_account, o.kind AS of_kind, o.amount_nano AS of_nano,
        o.expires_ms AS of_expires_ms
 FROM entries e LEFT JOIN entries o ON o.id = coalesce(e.reverses, e.cause)
-WHERE e.id > ? ORDER BY e.id LIMIT ?
 """
+"""Entries, each with the one that it follows from."""
 
 
 def _link(before: bytes, last: int, row: Row) -> Iterator[Finding]:
@@ -60,7 +60,7 @@ def _missing(first: int, after: int) -> Iterator[Finding]:
         yield Finding("entries", f"entries {first} to {after - 1}", "-", "an entry each", derived=False)
 
 
-def _cause(tx: Tx, row: Row) -> Iterator[Finding]:
+def cause(tx: Tx, row: Row) -> Iterator[Finding]:
     """What an entry says that it follows from is there, and allows it."""
     for stored, expected in _objections(tx, row):
         yield Finding("causes", f"entry {row['id']}", stored, expected, derived=False)

@@ -26,12 +26,12 @@ COLUMNS = (*(*COST_COLUMNS, "charge_nano", "overrun", "bounded", "hold_nano", "w
 
 
 def check(db: Database, counts: Counts) -> Iterator[Finding]:
-    known = _Prices()
+    known = Prices()
     last: int | None = 0
     while last is not None:
         with view(db) as tx:
             upto = _upto(tx, "usage", last)
-            found = list(_rows(tx, last, upto, known)) if upto is not None else []
+            found = list(rows(tx, last, upto, known)) if upto is not None else []
             if upto is not None:
                 counts.usage += derived.add_up(tx, last, upto)
         yield from found
@@ -58,7 +58,7 @@ def _plain(tx: Tx, columns: tuple[str, ...], table: str, last: int, upto: int) -
     )
 
 
-class _Prices:
+class Prices:
     """Price snapshots by their number, as what they make of meters."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class _Prices:
         return pricing.amount(Meters(*quantities), price) if price is not None else None
 
 
-def _rows(tx: Tx, last: int, upto: int, known: _Prices) -> Iterator[Finding]:
+def rows(tx: Tx, last: int, upto: int, known: Prices) -> Iterator[Finding]:
     wasted: dict[int, int] = {
         row[0]: row[1]
         for row in tx.execute(
@@ -127,7 +127,7 @@ _META = _CHARGE_PRICE + 1
 _TERMS = slice(COLUMNS.index("quota_tokens"), _QUANTITIES)
 
 
-def _charge(known: _Prices, row: Any, cost: int) -> int | None:
+def _charge(known: Prices, row: Any, cost: int) -> int | None:
     """What a row should be charged: by its plan's terms, else by its own price, else its cost. None: a price that this
     needs is gone.
     """
@@ -153,7 +153,7 @@ def _readable(names: str) -> bool:
     return True
 
 
-def _attempts(db: Database, known: _Prices) -> Iterator[Finding]:
+def _attempts(db: Database, known: Prices) -> Iterator[Finding]:
     """Attempts have their own cost, and belong to a request that is there."""
     last: int | None = 0
     while last is not None:
@@ -164,7 +164,7 @@ def _attempts(db: Database, known: _Prices) -> Iterator[Finding]:
         last = upto
 
 
-def _chunk_of_attempts(tx: Tx, last: int, upto: int, known: _Prices) -> Iterator[Finding]:
+def _chunk_of_attempts(tx: Tx, last: int, upto: int, known: Prices) -> Iterator[Finding]:
     for row in _plain(tx, (*COST_COLUMNS, "usage_id"), "attempts", last, upto):
         number, cost, source, price, usage_id = row[:5]
         yield from known.load(tx, price)

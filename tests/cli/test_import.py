@@ -1,0 +1,322 @@
+"""`llmgate import`: one box moves to another, whole or not at all, and once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmgate.store import accounts, keys, ledger, limits
+from llmgate.types import Billing, Meters, Status
+
+from ..books import Book
+from ..twins import DAY_MS, Pair, gone, told
+from .conftest import Cli
+
+KINDS = ("teams", "users", "keys", "pruned", "usage", "entries")
+ENDINGS = ("csv", "json", "ndjson")
+
+
+def fill(path: Path) -> None:
+    """A bit of everything, of which the first day is to be pruned."""
+    book = Book(path)
+    book.team("ops", credits=700)
+    fields: dict[str, Any] = {"models": ["gpt*", "o3"], "ips": ["10.0.0.0/8"], "tags": {"who": "a b"}, "note": '1, "2"'}
+    alice = book.user("alice", credits=5000, **fields)
+    bob = book.user("bob", team="ops")
+    book.user("carol", billing=Billing.PREPAID)
+    for number in range(6):
+        named: dict[str, Any] = {"names": ("gpt", "azure/gpt", "nick")} if number % 2 else {}
+        book.use(alice, Meters(input=9 + number, output=2, calls=1), day=f"2025-03-0{1 + number % 3}", **named)
+    book.use(bob, Meters(input=3, calls=1), status=Status.ERROR, day="2025-03-09", tags={"job": "7", "x": "a b"})
+    with book.write() as tx:
+        ledger.add(tx, "alice", 100, ref="r-1", note="a, b\nand more", expires_ms=4_102_444_800_000)
+        ledger.refund(tx, "3")
+        ledger.transfer(tx, "alice", "team:ops", 50)
+        ledger.take(tx, "carol", 5, force=True)
+        ledger.reverse(tx, 3)
+        accounts.set_user(tx, "alice", {"plan": "pro", "email": "a@example.com"})
+        accounts.set_user(tx, "carol", {"status": "disabled"})
+        limits.hang(tx, "alice", ["9 requests/day", "$5 total on g*", "unlimited tokens/month"])
+        limits.hang(tx, "team:ops", ["900 tokens total"])
+        keys.rotate(tx, "bob", grace_ms=DAY_MS)
+    gone(book, "2025-03-02")
+    assert book.findings() == []
+    book.close()
+
+
+@pytest.fixture(scope="module")
+def moved_from(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a box, and with all that it exports."""
+    folder = tmp_path_factory.mktemp("old")
+    fill(folder / "llmgate.db")
+    cli = Cli(folder, LLMGATE_DB=str(folder / "llmgate.db"))
+    for ending in ENDINGS:
+        exported(cli, ending)
+    return folder
+
+
+@pytest.fixture
+def old(tmp_path: Path, moved_from: Path) -> Cli:
+    """A copy of that box, with its files beside it."""
+    shutil.copytree(moved_from, tmp_path, dirs_exist_ok=True)
+    return Cli(tmp_path, LLMGATE_DB=str(tmp_path / "llmgate.db"))
+
+
+def files_of(cli: Cli, ending: str) -> list[Path]:
+    return [cli.folder / f"{kind}.{ending}" for kind in KINDS]
+
+
+def box(cli: Cli, name: str) -> Cli:
+    """Another one beside it."""
+    return Cli(cli.folder, LLMGATE_DB=str(cli.folder / name / "llmgate.db"))
+
+
+def exported(cli: Cli, ending: str) -> list[Path]:
+    files = files_of(cli, ending)
+    for kind, file in zip(KINDS, files, strict=True):
+        file.write_text(cli("export", kind, "--format", ending).out)
+    return files
+
+
+TELLING = (
+    ["keys", "--all"],
+    ["credits"],
+    ["users"],
+    ["teams"],
+    ["limits"],
+    ["credits", "history", "alice"],
+    ["usage"],
+    ["report", "--since", "2025-01-01", "--by", "day", "--by", "user", "--by", "key", "--by", "model"],
+    ["report", "--since", "2025-01-01", "--by", "tag"],
+    *(["export", kind, "--format", "json"] for kind in KINDS if kind != "entries"),
+)
+
+
+ALL_OF_IT = "1 team, 3 users, 3 keys, 2 sums of pruned requests, 5 requests, 9 entries"
+
+
+def test_a_box_moves(old: Cli) -> None:
+    files = files_of(old, "csv")
+    new = box(old, "new")
+    assert f"imported {ALL_OF_IT}\n" in new("import", *reversed(files)).err
+    for words in TELLING:
+        assert new.data(*words) == old.data(*words), words
+    new("verify")
+    assert f"imported nothing; here already: {ALL_OF_IT}\n" in new("import", *files).err
+    (act,) = [act for act in new.data("audit") if act["action"] == "import"]
+    assert act["after"]["usage"] == 5
+
+
+@pytest.mark.parametrize("ending", ["json", "ndjson"])
+def test_every_format_says_the_same(old: Cli, ending: str) -> None:
+    new = box(old, "new")
+    new("import", *files_of(old, ending))
+    assert f"imported nothing; here already: {ALL_OF_IT}\n" in new("import", *files_of(old, "csv")).err
+    new("verify")
+
+
+def test_entries_are_the_same_but_for_their_chain(old: Cli) -> None:
+    files = files_of(old, "csv")
+    new = box(old, "new")
+    new("import", *files)
+    ours, theirs = new.data("export", "entries"), old.data("export", "entries")
+    own = ("hash", "account_id")
+    assert [{**row, **dict.fromkeys(own)} for row in ours] == [{**row, **dict.fromkeys(own)} for row in theirs]
+
+
+def test_one_stream_of_everything(old: Cli) -> None:
+    stream = old("export", "all").out
+    assert stream == "".join(file.read_text() for file in files_of(old, "ndjson"))
+    new = box(old, "new")
+    assert new("import", "-", "--json", stdin=stream).json["entries"] == 9
+    new("verify")
+    assert new("import", "-", "--json", stdin=stream).json["entries_known"] == 9
+    assert "there is no format 'csv'" in old("export", "all", "--format", "csv", code=2).err
+    assert "leave out --since" in old("export", "all", "--since", "1d", code=2).err
+
+
+def test_what_came_since_is_added(old: Cli) -> None:
+    new = box(old, "new")
+    new("import", *files_of(old, "ndjson"))
+    old("credits", "add", "alice", "2", "--ref", "r-2")
+    old("keys", "add", "dora")
+    found = new("import", *exported(old, "ndjson"), "--json").json
+    assert {name: number for name, number in found.items() if number and not name.endswith("_known")} == {
+        "users": 1,
+        "keys": 1,
+        "entries": 1,
+    }
+    new("verify")
+    assert new.data("credits") == old.data("credits")
+
+
+def test_ids_go_on_where_they_were(old: Cli) -> None:
+    new = box(old, "new")
+    new("import", *files_of(old, "csv"))
+    book = Book(new.folder / "new" / "llmgate.db")
+    hold = book.place(book.user("eve"))
+    assert hold.id == 8
+    book.release(hold)
+    book.close()
+    new("credits", "add", "eve", "1")
+    new("verify")
+
+
+def changed(file: Path, row: int, **fields: Any) -> None:
+    """One row of a CSV file says something else."""
+    rows = list(csv.DictReader(io.StringIO(file.read_text(), newline="")))
+    rows[row] |= fields
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    file.write_text(text.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "fields", "expected"),
+    [
+        ("users", 1, {"billing": "free"}, "users.csv, line 3: billing says 'free', not one of metered, prepaid"),
+        ("users", 0, {"created_at": "soon"}, "users.csv, line 2: created_at 'soon' is no time"),
+        ("users", 0, {"user": "a b"}, "users.csv, line 2: user 'a b' is no name for a user"),
+        ("users", 1, {"team": "nobody"}, "users.csv, line 3: team"),
+        ("users", 0, {"limits": "often"}, "line 2: limits 'often' is no limit"),
+        ("keys", 0, {"hash": "00"}, "keys.csv, line 2: hash is no SHA-256"),
+        ("keys", 0, {"user": "zoe"}, "there is no user 'zoe' here"),
+        ("keys", 0, {"ips": "10.0.0"}, "line 2: ips"),
+        ("usage", 1, {"charge_usd": "7"}, "usage.csv, line 3: charge: says $7.00, not $0.0000000"),
+        ("usage", 1, {"cost_usd": "abc"}, "usage.csv, line 3: cost_usd 'abc' is no amount in USD"),
+        ("usage", 1, {"key_id": "k-none"}, "line 3: key_id alice has no key k-none here"),
+        ("entries", 3, {"amount_usd": "9"}, "hash entry 4 isn't as it was exported"),
+        ("entries", 0, {"account": "team:none"}, "there is no 'team:none' here"),
+        ("pruned", 0, {"charge_usd": "0"}, "the closing entries of user alice come to"),
+    ],
+)
+def test_what_is_wrong_is_named_and_nothing_comes(
+    old: Cli, kind: str, row: int, fields: dict[str, str], expected: str
+) -> None:
+    files = files_of(old, "csv")
+    changed(next(file for file in files if file.stem == kind), row, **fields)
+    new = box(old, "new")
+    done = new("import", *files, code=1)
+    assert expected in done.err
+    assert "nothing was imported" in done.err
+    assert len(done.err.splitlines()) <= 2
+    assert new.data("users") == []
+    assert new.data("export", "entries") == []
+
+
+def test_facts_that_differ_are_refused(old: Cli) -> None:
+    new = box(old, "new")
+    files = files_of(old, "ndjson")
+    new("import", *files)
+    new("users", "set", "alice", "--email", "b@example.com")
+    assert "line 1: email says 'a@example.com', and is 'b@example.com' here" in new("import", *files, code=1).err
+    other = box(old, "other")
+    other("keys", "add", "alice", "--credits", "1")
+    assert "users.ndjson, line 1: plan says 'pro', and is None here" in other("import", *files, code=1).err
+    third = box(old, "third")
+    third("keys", "add", "zoe", "--credits", "1")
+    assert "line 1: entry 1 is another account's here" in third("import", *files, code=1).err
+
+
+def test_what_was_pruned_here_does_not_come_back(old: Cli) -> None:
+    new = box(old, "new")
+    before = files_of(old, "json")
+    new("import", *before)
+    new("db", "prune", "--before", "2025-03-03", "--yes")
+    assert "were pruned here" in new("import", *before, code=1).err
+    old("db", "prune", "--before", "2025-03-04", "--yes")
+    third = box(old, "third")
+    third("import", *exported(old, "csv"))
+    third("verify")
+    fourth = box(old, "fourth")
+    fourth("import", *before)
+    assert "are here one by one: prune them here" in fourth("import", *exported(old, "ndjson"), code=1).err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "imported nothing"),
+        ("[]", "imported nothing"),
+        ("{", "line 1: is no JSON"),
+        ("[1]", "row 1: is no object"),
+        ("a,b\n1,2\n", "lacks"),
+        ("team,plan\nx\n", "line 2: has 1 fields, not 2"),
+        ('{"team": "x"}\n', "line 1: lacks billing, billing_source, created_at, so `llmgate export teams` didn't"),
+    ],
+)
+def test_files_that_export_never_wrote(cli: Cli, text: str, expected: str) -> None:
+    (cli.folder / "file").write_text(text)
+    done = cli("import", "file", code=0 if expected == "imported nothing" else 1)
+    assert expected in done.err
+
+
+def test_files_that_are_not_there(cli: Cli) -> None:
+    assert "no.csv can't be read: no such file" in cli("import", "no.csv", code=2).err
+    (cli.folder / "bin").write_bytes(b"\xff\xfe\x00")
+    assert "is no text in UTF-8" in cli("import", "bin", code=2).err
+
+
+def test_a_key_works_at_once(old: Cli) -> None:
+    book = Book(old.folder / "llmgate.db")
+    with book.write() as tx:
+        issued = keys.add(tx, "alice", name="second")
+    book.close()
+    new = box(old, "new")
+    new("import", *exported(old, "ndjson"))
+    moved = Book(new.folder / "new" / "llmgate.db")
+    assert keys.authenticate(moved.tx, keys.hash_key(issued.key)).user == "alice"
+    assert moved.use(issued.key, Meters(input=1, calls=1)).charge_nano == 1
+    assert moved.findings() == []
+    moved.close()
+
+
+SEEDS = st.integers(0, 2**32)
+
+
+@given(seed=SEEDS)
+@settings(max_examples=4, deadline=None)
+def test_any_history_moves(seed: int) -> None:
+    """Balances, expiry, limits and reports are the same on the other box."""
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        pair = Pair(folder, random.Random(seed), patch)
+        for _ in range(40):
+            pair.step()
+        for number in pair.flying:
+            pair.settle(number)
+        pair.prune()
+        before = told(pair.pruned, pair.now_ms)
+        pair.close()
+        old, new = (Cli(folder, LLMGATE_DB=str(folder / f"{which}.db")) for which in ("pruned", "new"))
+        new("import", *exported(old, random.Random(seed).choice(ENDINGS)))
+        book = Book(folder / "new.db")
+        after = told(book, pair.now_ms)
+        assert book.findings() == []
+        book.close()
+        assert comparable(after) == comparable(before)
+
+
+def comparable(found: dict[str, Any]) -> dict[str, Any]:
+    """Accounts have other numbers, counters begin anew, and credits that may expire are looked at once more."""
+    histories = sorted(json.dumps(value, default=str) for name, value in found.items() if name.split()[0] in OWN)
+    balances = sorted((row["kind"], row["balance_nano"], row["held_nano"], row["billing"]) for row in found["accounts"])
+    sums = [{**row, "account_id": 0, "user_id": 0, "team_id": 0} for row in found["rollups"]]
+    reports = {name: value for name, value in found.items() if name.startswith("by ")}
+    limits_used = sorted(str(value) for name, value in found.items() if name.startswith("("))
+    return {"own": histories, "balances": balances, "sums": sums, "reports": reports, "used": limits_used}
+
+
+OWN = ("history", "lots", "purse")
