@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import re
 import secrets
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -27,11 +28,18 @@ log = logging.getLogger("llmgate.server")
 MODELS = re.compile(rb"/v1(?:alpha|beta)?/models(?:/(.+))?")
 
 
+BESIDE = (b"/admin", b"/openapi.json")
+"""What the application beside the walk answers: these, and all that begin so."""
+
+Beside = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
 class App:
     """What the server runs."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, beside: Beside | None = None) -> None:
         self._gateway = gateway
+        self._beside = beside
         self._offer = Offer(gateway)
         self._door = Door(gateway)
 
@@ -54,6 +62,8 @@ class App:
             asked = self._gateway.paths.asked_at(scope["raw_path"], scope["method"])
             if asked is not None:
                 await self._gateway.handle(asked, scope, receive, send)
+            elif self._beside is not None and scope["raw_path"].startswith(BESIDE):
+                await self._beside(scope, receive, send)
             else:
                 async with unread(receive):
                     await self._answer(scope, send)

@@ -260,6 +260,10 @@ class Gateway:
         """Where a request comes from, as far as the proxies on its way are trusted."""
         return client_address(scope, self._trusted, self.config.server.client_ip_header)
 
+    def resting(self) -> dict[str, list[str]]:
+        """As `Forwarding.resting`: what this process knows of its upstreams."""
+        return self._forwarding.resting()
+
     def note_admin(self, admin: Admin) -> None:
         """An admin key is used: noted now and then, and never waited for."""
         if now_ms() - admin.last_used_ms > admins.SEEN_EVERY_MS and self.writer.trouble is None:
