@@ -6,11 +6,20 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from ..names import NAME
 from ..types import Billing, Status
 
 LONGEST_PAGE = 1000
 
-Name = Annotated[str, Meta(min_length=1, max_length=64, description="A name: letters, digits and . _ @ + -")]
+Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        description="A name: letters, digits and . _ @ + -",
+        extra_json_schema={"pattern": f"^{NAME.pattern}$"},  # the store checks it, and says it in words
+    ),
+]
 Text = Annotated[str, Meta(max_length=1000)]
 Glob = Annotated[str, Meta(min_length=1, max_length=256)]
 When = Annotated[str, Meta(max_length=64, description="A duration (90d, 24h, 6mo) or a date (2027-01-31, today)")]

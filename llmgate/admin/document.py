@@ -96,7 +96,7 @@ def _operation(route: Route, of: dict[str, Any], components: dict[str, Any]) -> 
     ]
     query = components.get(route.query.__name__, {})
     parameters += [
-        {"name": name, "in": "query", "required": name in query.get("required", ()), "schema": schema}
+        {"name": name, "in": "query", "required": name in query.get("required", ()), "schema": _given(schema)}
         for name, schema in query.get("properties", {}).items()
     ]
     if route.method == "POST":
@@ -118,6 +118,12 @@ def _operation(route: Route, of: dict[str, Any], components: dict[str, Any]) -> 
             **{status: _error(status, route, of) for status in sorted(errors)},
         },
     }
+
+
+def _given(schema: dict[str, Any]) -> dict[str, Any]:
+    """What a parameter is if it is given: null is no text, and is said by leaving it out."""
+    options = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]
+    return options[0] if len(options) == 1 else schema
 
 
 def _scopes(route: Route) -> str:
