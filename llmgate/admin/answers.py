@@ -205,6 +205,8 @@ class Moved(Told, frozen=True, kw_only=True):
     became_prepaid: bool
     repeated: bool
     """The `ref` was known: nothing was added again."""
+    reversed_by: int | None
+    """The entry that has undone it since."""
 
 
 def moved(name: str, amount_nano: int, done: StoreMoved) -> Moved:
@@ -215,6 +217,7 @@ def moved(name: str, amount_nano: int, done: StoreMoved) -> Moved:
         balance_usd=usd(done.balance_nano),
         became_prepaid=done.became_prepaid,
         repeated=done.repeated,
+        reversed_by=done.reversed_by,
     )
 
 

@@ -21,6 +21,7 @@ Name = Annotated[
     ),
 ]
 Text = Annotated[str, Meta(max_length=1000)]
+NewBilling = Annotated[Billing, Meta(description="null: as if it was never set by hand")]
 Glob = Annotated[str, Meta(min_length=1, max_length=256)]
 When = Annotated[str, Meta(max_length=64, description="A duration (90d, 24h, 6mo) or a date (2027-01-31, today)")]
 Money = Annotated[str, Meta(max_length=40, description="USD above 0, such as 5 or 0.25", examples=["5", "0.25"])]
@@ -112,7 +113,7 @@ class UserChange(Sent, frozen=True, kw_only=True, forbid_unknown_fields=True):
     team: Name | UnsetType | None = UNSET
     plan: Name | UnsetType | None = UNSET
     email: Text | UnsetType | None = UNSET
-    billing: Billing | UnsetType = UNSET
+    billing: NewBilling | UnsetType | None = UNSET
 
 
 class NewTeam(Sent, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,7 +126,7 @@ class TeamChange(Sent, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is left out stays as it is; null takes away."""
 
     plan: Name | UnsetType | None = UNSET
-    billing: Billing | UnsetType = UNSET
+    billing: NewBilling | UnsetType | None = UNSET
 
 
 class NewKey(Sent, frozen=True, kw_only=True, forbid_unknown_fields=True):

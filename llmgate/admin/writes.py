@@ -23,6 +23,12 @@ from .calls import Call
 BILLING = "billing, which says who pays how,"
 
 
+def _taken_away(changes: dict[str, Any]) -> dict[str, Any]:
+    """Changes as the store takes them: what is null here is taken away, and billing becomes the default's again."""
+    away = {"billing": accounts.DEFAULT}
+    return {field: away.get(field, "") if value is None else value for field, value in changes.items()}
+
+
 def _asked(body: msgspec.Struct) -> dict[str, Any]:
     """The fields that a change names. Raises Refusal for none."""
     named = {name: getattr(body, name) for name in body.__struct_fields__}
@@ -34,7 +40,7 @@ def _asked(body: msgspec.Struct) -> dict[str, Any]:
 
 def _check(call: Call, asked: dict[str, Any]) -> None:
     """What every user and team may be given: a plan that there is, and billing only by who may say so."""
-    if asked.get("billing") is not None:
+    if "billing" in asked:
         call.need(Scope.ALL, BILLING)
     if asked.get("plan"):
         check(asked["plan"], call.config.plans)
@@ -48,7 +54,7 @@ def add_user(tx: Tx, call: Call) -> answers.UserDetails:
     body: bodies.NewUser = call.body
     given = msgspec.structs.asdict(body)
     name = given.pop("user")
-    _check(call, given)
+    _check(call, {field: value for field, value in given.items() if value is not None})
     accounts.add_user(tx, name, **given, default_billing=call.default_billing)
     return _user(tx, call, name)
 
@@ -58,7 +64,7 @@ def set_user(tx: Tx, call: Call) -> answers.UserDetails:
     changes = _asked(call.body)
     _check(call, changes)
     name = call.params["user"]
-    accounts.set_user(tx, name, {field: "" if value is None else value for field, value in changes.items()})
+    accounts.set_user(tx, name, _taken_away(changes), default_billing=call.default_billing)
     return _user(tx, call, name)
 
 
@@ -84,7 +90,7 @@ def add_team(tx: Tx, call: Call) -> answers.TeamDetails:
     body: bodies.NewTeam = call.body
     given = msgspec.structs.asdict(body)
     name = given.pop("team")
-    _check(call, given)
+    _check(call, {field: value for field, value in given.items() if value is not None})
     accounts.add_team(tx, name, **given, default_billing=call.default_billing)
     return _team(tx, call, name)
 
@@ -94,7 +100,7 @@ def set_team(tx: Tx, call: Call) -> answers.TeamDetails:
     changes = _asked(call.body)
     _check(call, changes)
     name = call.params["team"]
-    accounts.set_team(tx, name, {field: "" if value is None else value for field, value in changes.items()})
+    accounts.set_team(tx, name, _taken_away(changes), default_billing=call.default_billing)
     return _team(tx, call, name)
 
 

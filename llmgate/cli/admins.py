@@ -96,8 +96,8 @@ def add(
     app,
     "revoke",
     examples="""
-    llmgate admins revoke dashboard
-    llmgate admins revoke provisioning --yes
+    llmgate admins revoke prometheus
+    llmgate admins revoke prometheus --yes
     """,
 )
 def revoke(ctx: typer.Context, name: AdminName) -> None:

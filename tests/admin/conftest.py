@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,9 @@ class Admin:
     ) -> httpx.Response:
         told = {"authorization": f"Bearer {self.key}"} if self.key is not None else {}
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        json = {} if body is None else {"json": body}
-        return self._served.client.request(
-            method, f"{self._served.url}/admin{path}", headers=told | named, content=content, **json
-        )
+        given = content if body is None else json.dumps(body).encode()
+        url = f"{self._served.url}/admin{path}"
+        return self._served.client.request(method, url, headers=told | named, content=given)
 
     def told(self, path: str, status: int = 200) -> Any:
         """What a GET tells."""

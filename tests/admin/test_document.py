@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import hypothesis
 import pytest
@@ -30,13 +31,16 @@ CHECKS = [
 ]
 
 BOUNDED = hypothesis.settings(
-    max_examples=12,
+    max_examples=8,
     derandomize=True,
     database=None,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
 )
+
+NOTHING_TO_SAY = [("GET", "/admin/me"), ("GET", "/admin/monitor")]
+"""Nothing is sent there, so nothing can be wrong."""
 
 OPERATIONS = [(route.method, route.path) for route in ROUTES]
 
@@ -59,18 +63,33 @@ def test_every_operation_has_its_own_name_and_says_what_it_does() -> None:
     assert {name for _, path in OPERATIONS for name in re.findall(r"\{(\w+)\}", path)} == set(PARAMS)
 
 
+@pytest.fixture(scope="module")
+def named(office: Office) -> dict[str, str]:
+    """What a path may name that is really there."""
+    office.ops.done("POST", "/teams", {"team": "fuzzed"})
+    key = office.ops.done("POST", "/keys", {"user": "fuzzed"})["id"]
+    return {**dict.fromkeys(PARAMS, "fuzzed"), "key": key}
+
+
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_the_server_does_what_the_document_says(office: Office, method: str, path: str, mode: GenerationMode) -> None:
-    schema = schemathesis.openapi.from_dict(openapi(ROUTES))
-    operation = schema[path][method]
+def test_the_server_does_what_the_document_says(
+    office: Office, named: dict[str, str], method: str, path: str, mode: GenerationMode
+) -> None:
+    """Right calls name what is there, so that they go through; wrong ones name anything."""
+    document = openapi(ROUTES)
+    del document["security"]  # who may do what is a test of its own
     headers = {"authorization": f"Bearer {office.ops.key}"}
-    checks = CHECKS if mode is GenerationMode.POSITIVE else [*CHECKS, negative_data_rejection]
+    right = mode is GenerationMode.POSITIVE
+    if not right and (method, path) in NOTHING_TO_SAY:
+        return
+    checks = CHECKS if right else [*CHECKS, negative_data_rejection]
 
     @BOUNDED
-    @hypothesis.given(operation.as_strategy(generation_mode=mode))
-    def attempt(case: schemathesis.Case) -> None:
-        response = case.call(base_url=office.served.url, headers=headers)
-        case.validate_response(response, checks=checks)
+    @hypothesis.given(schemathesis.openapi.from_dict(document)[path][method].as_strategy(generation_mode=mode))
+    def attempt(case: schemathesis.Case[Any]) -> None:
+        if right:
+            case.path_parameters = {name: named[name] for name in case.path_parameters}
+        case.validate_response(case.call(base_url=office.served.url, headers=headers), checks=checks)
 
     attempt()
