@@ -28,7 +28,7 @@ class Admin:
         self.key = key
 
     def __call__(
-        self, method: str, path: str, body: Any = None, *, content: bytes | None = None, **headers: str
+        self, method: str, path: str, body: Any = None, content: bytes | None = None, **headers: str
     ) -> httpx.Response:
         told = {"authorization": f"Bearer {self.key}"} if self.key is not None else {}
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -44,7 +44,7 @@ class Admin:
 
     def done(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """What became of a change that is to go well."""
-        answer = self(method, path, body, **headers)
+        answer = self(method, path, body, None, **headers)
         assert answer.status_code in (200, 201), answer.text
         return answer.json()
 

@@ -102,23 +102,23 @@ def test_a_key_that_is_revoked_ends_at_once(office: Office) -> None:
     [
         ("POST", "/users", {"user": "u1", "billing": "metered"}),
         ("POST", "/teams", {"team": "t1", "billing": "prepaid"}),
-        ("PATCH", "/users/nobody-there", {"billing": None}),
-        ("PATCH", "/teams/nobody-there", {"billing": "metered"}),
+        ("PATCH", "/users/alice", {"billing": None}),
+        ("PATCH", "/teams/fellows", {"billing": "metered"}),
         ("POST", "/keys", {"user": "u1", "credits_usd": "5"}),
     ],
 )
 def test_who_pays_is_for_scope_all(office: Office, method: str, path: str, body: dict[str, object]) -> None:
     """Whoever may make keys may not give credits with them, nor let somebody go on without."""
+    office.ops("POST", "/users", {"user": "alice"})
+    office.ops("POST", "/teams", {"team": "fellows"})
     refused = error_of(office.of(Scope.KEYS)(method, path, body), 403, "scope_not_allowed")
     assert "scope all" in refused["message"]
     assert "u1" not in str(office.ops.told("/users?limit=1000"))
 
 
 def test_a_user_s_key_is_told_what_it_is_not(office: Office) -> None:
-    assert (
-        "no admin key"
-        in error_of(Admin(office.served, office.alice.key)("GET", "/users"), 401, "invalid_key")["message"]
-    )
+    answer = Admin(office.served, office.alice.key)("GET", "/users")
+    assert "no admin key" in error_of(answer, 401, "invalid_key")["message"]
 
 
 def test_use_is_noted(office: Office) -> None:
