@@ -70,7 +70,8 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
     """Shared by all tests of a process: each makes its own users."""
     with Replay() as up:
         up.handler = answers(json_answer(completion(usage=usage_of(10, 5))))
-        config = {"upstreams": {"main": main_upstream(up)}, "plans": PLANS, "server": {"metrics": "loopback"}}
+        models = {"zeta": {"routes": [{"upstream": "main"}]}}
+        config = {"upstreams": {"main": main_upstream(up)}, "plans": PLANS, "models": models}
         folder: Path = tmp_path_factory.mktemp("office")
         with Served(folder, config, env={"ADMIN_TOKEN": TOKEN}) as served:
             found = Office(served)
