@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ..clock import rfc3339
-from ..config import Upstream
-from ..money import usd
+from ..config import PathTable, Upstream
+from ..money import to_nano, usd
 from ..plans import Plan as StorePlan
 from ..routing import Listing
 from ..store import limits as store_limits
@@ -272,14 +272,16 @@ def plan(found: StorePlan, users: int) -> Plan:
 
 
 class Model(Told, frozen=True, kw_only=True):
-    """What 1M tokens are charged."""
+    """What 1M tokens are charged; of a path of the config what each of its units is."""
 
     model: str
     upstream: str
-    input_usd: Usd
-    output_usd: Usd
-    cached_input_usd: Usd
+    input_usd: Usd | None
+    output_usd: Usd | None
+    cached_input_usd: Usd | None
     free: bool
+    price_usd: Usd | None = None
+    per: str | None = None
 
 
 def model(line: Listing) -> Model:
@@ -290,6 +292,21 @@ def model(line: Listing) -> Model:
         output_usd=usd(line.output),
         cached_input_usd=usd(line.cached_input),
         free=line.free,
+    )
+
+
+def path(name: str, table: PathTable) -> Model:
+    """A path that the config sells."""
+    price_nano = to_nano(table.price or 0)
+    return Model(
+        model=name,
+        upstream=table.upstream,
+        input_usd=None,
+        output_usd=None,
+        cached_input_usd=None,
+        free=not price_nano,
+        price_usd=None if table.unmetered else usd(price_nano),
+        per=None if table.unmetered else table.unit,
     )
 
 

@@ -6,7 +6,7 @@ import logging
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -143,7 +143,8 @@ class _Described:
         await Response(self._document, 200, headers, "application/json")(scope, receive, send)
 
 
-def _wrong_method(scope: Scope, methods: Any) -> Refusal:
+def _wrong_method(scope: Scope, answered: Iterable[str]) -> Refusal:
+    methods = [one for method in answered for one in ((method, "HEAD") if method == "GET" else (method,))]
     return Refusal(
         f"{scope['method']} is not for {scope['path'][:200]}: use {' or '.join(methods)}",
         code="method_not_allowed",

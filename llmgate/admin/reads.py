@@ -139,17 +139,18 @@ def plans(tx: Tx, call: Call) -> Page[answers.Plan]:
 
 
 def models(tx: Tx, call: Call) -> Page[answers.Model]:
-    """List the models that can be asked for, with what 1M tokens of each are charged."""
+    """List the models that can be asked for, and the paths of the config, with what they are charged."""
     book = prices.in_force(tx)
     catalogue.use(book.edition, book.catalogue)
     today = day_of(tx.now_ms, clock.zone("UTC"))  # list prices change at midnight UTC, whatever the zone of the book
     sought = (call.query.search or "").lower()
-    found = [
-        line
-        for line in routing.listing(call.config, call.upstreams, today, book=book)
-        if sought in f"{line.model} {line.upstream}".lower()
+    lines = routing.listing(call.config, call.upstreams, today, book=book)
+    everything = [
+        *(answers.model(line) for line in lines),
+        *(answers.path(name, table) for name, table in call.config.routes.items()),
     ]
-    return sliced(call.query, found, answers.model, lambda line: [line.model, line.upstream])
+    found = [one for one in everything if sought in f"{one.model} {one.upstream}".lower()]
+    return sliced(call.query, found, lambda one: one, lambda one: [one.model, one.upstream])
 
 
 def upstreams(tx: Tx, call: Call) -> Page[answers.UpstreamState]:

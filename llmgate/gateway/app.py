@@ -102,7 +102,7 @@ class App:
             _, caller = self._gateway.authenticate(scope)
             return await _reply(send, await OWN[path](self._gateway, caller))
         if path == b"/models/simple":
-            _allow(scope, "GET")
+            _allow(scope, "GET", "HEAD")
             _, caller = self._gateway.authenticate(scope)
             return await _reply(send, {"models": await self._offer.names(caller)})
         if path == b"/metrics" and self._gateway.config.server.metrics != "off":

@@ -71,7 +71,11 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
     with Replay() as up:
         up.handler = answers(json_answer(completion(usage=usage_of(10, 5))))
         models = {"zeta": {"routes": [{"upstream": "main"}]}}
-        config = {"upstreams": {"main": main_upstream(up)}, "plans": PLANS, "models": models}
+        routes = {
+            "/v1/translate": {"upstream": "main", "price": 0.25},
+            "/v1/files": {"upstream": "main", "unmetered": True},
+        }
+        config = {"upstreams": {"main": main_upstream(up)}, "plans": PLANS, "models": models, "routes": routes}
         folder: Path = tmp_path_factory.mktemp("office")
         with Served(folder, config, env={"ADMIN_TOKEN": TOKEN}) as served:
             found = Office(served)

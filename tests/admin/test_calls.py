@@ -394,7 +394,7 @@ def test_a_key_in_the_path_is_not_repeated(ops: Admin, office: Office) -> None:
 
 
 def test_wrong_methods(ops: Admin) -> None:
-    for method, path, allowed in (("DELETE", "/users", "GET, POST"), ("POST", "/monitor", "GET")):
+    for method, path, allowed in (("DELETE", "/users", "GET, HEAD, POST"), ("POST", "/monitor", "GET, HEAD")):
         answer = ops(method, path)
         error_of(answer, 405, "method_not_allowed")
         assert answer.headers["allow"] == allowed

@@ -126,7 +126,7 @@ def test_they_are_for_key_holders_only(served: Served, path: str) -> None:
     assert "admin API" in error_of(get(served, path, admin), 401, "invalid_key")["message"]
     wrong = served.client.post(served.url + path, headers=served.headers(served.person()))
     assert error_of(wrong, 405, "method_not_allowed")
-    assert wrong.headers["allow"] == "GET"
+    assert wrong.headers["allow"] == "GET, HEAD"
 
 
 def metrics(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
