@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from llmgate.cli import (
+    admins,
     audit,
     changes,
     database,
@@ -117,6 +118,7 @@ SETS: dict[str, Sequence[Column]] = {
     "credits": credits_.DETAILS,
     "moved": dict.fromkeys((*credits_.MOVED, *credits_.REFUNDED, *credits_.BOTH)),  # type: ignore[dict-item]
     "entries": dict.fromkeys((*export.ENTRIES, *credits_.ENTRIES)),  # type: ignore[dict-item]
+    "admins": admins.MADE,
     "limits": limits.COLUMNS,
     "plans": plans.COLUMNS,
     "upstreams": upstreams.COLUMNS,
@@ -178,6 +180,7 @@ def _without(fields: str, columns: Iterable[Column]) -> tuple[str, ...]:
 KEY = Writes("keys", but=_without("keys", keys.COLUMNS))
 USER = Writes("users", but=_without("users", users.COLUMNS))
 TEAM = Writes("teams", but=_without("teams", teams.COLUMNS))
+ADMIN = Writes("admins", but=_without("admins", admins.COLUMNS))
 MOVED = Writes("moved", but=_without("moved", credits_.MOVED))
 
 WRITES: dict[str, Writes] = {
@@ -189,6 +192,9 @@ WRITES: dict[str, Writes] = {
     "keys disable": KEY,
     "keys enable": KEY,
     "keys revoke": KEY,
+    "admins list": ADMIN._replace(many=True),
+    "admins add": Writes("admins"),
+    "admins revoke": ADMIN,
     "users list": USER._replace(many=True),
     "users show": Writes("users"),
     "users add": USER,
@@ -441,6 +447,11 @@ MEANS: dict[str, str] = {
     "pruned.dry_run": "whether nothing was changed",
     "keys.base_url": "what to give to a client",
     "keys.status": "active, disabled, expired or revoked",
+    "admins.admin": "its name: the audit says admin:NAME",
+    "admins.scope": "what it may change: read, keys, credits or all",
+    "admins.key": "the admin key itself, this once",
+    "admins.url": "where the admin API is",
+    "admins.status": "active or revoked",
     "keys.models": "the models that it is held to; empty: all",
     "teams.team": "its name",
     "users.status": "active or disabled",
@@ -491,9 +502,6 @@ MEANS: dict[str, str] = {
     "repaired.after": "what it is now",
     "written config.config": "the file that was written",
     "written config.billing": "of new users",
-    "models.model": "what is asked for: a model, or a path of [routes]",
-    "models.price_usd": "? of a path: what each of the next field is charged",
-    "models.per": "? of a path: what is counted",
     "account_id": "the account's number here, which the hash covers",
     "charged_at": "? of a closing entry: when the charges were made that it stands for",
     "billing_source": "who said so: default, credits or hand",

@@ -38,6 +38,7 @@ CODES: dict[str, Verdict] = {
     "budget_exceeded": Verdict(402),
     "model_not_allowed": Verdict(403),
     "ip_not_allowed": Verdict(403),
+    "scope_not_allowed": Verdict(403),
     "model_not_priced": Verdict(403),
     "user_disabled": Verdict(403),
     "plan_not_found": Verdict(403),
@@ -46,8 +47,10 @@ CODES: dict[str, Verdict] = {
     "method_not_allowed": Verdict(405),
     "request_timeout": Verdict(408),
     "conflict": Verdict(409),
+    "precondition_failed": Verdict(412),
     "request_too_large": Verdict(413),
     "unsupported_encoding": Verdict(415),
+    "precondition_required": Verdict(428),
     "rate_limited": Verdict(429),
     "credits_held": Verdict(429),
     # the upstream's

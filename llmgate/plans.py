@@ -5,12 +5,14 @@ A plan is a named bundle of limits and terms. It lives in the config and is read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 import msgspec
 
 from .config import Config
+from .errors import Refusal
 from .limits import Limit, included_tokens, parse
 from .metering import Metering
 from .money import to_nano
@@ -66,6 +68,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     def billing(self) -> dict[str, Billing]:
         """The billing that plans give, by the plan's name."""
         return {name: plan.billing for name, plan in self.plans.items() if plan.billing}
+
+
+def check(plan: str, plans: Collection[str]) -> None:
+    """Raises Refusal `not_found` for a plan that isn't there: its users would be refused."""
+    if plan not in plans:
+        near = difflib.get_close_matches(plan, list(plans), n=1)
+        hint = f"did you mean {near[0]}?" if near else "`llmgate plans` lists them"
+        raise Refusal(f"there is no plan {plan!r}: {hint}", code="not_found")
 
 
 NONE = Policy(plans={}, limits=(), alert_at=())

@@ -18,6 +18,7 @@ from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.config import Config as HypercornConfig
 
 from . import http2, logs
+from .admin.api import Api
 from .config import Resolved, Server
 from .errors import LlmgateError, StorageError
 from .gateway.app import App
@@ -155,7 +156,8 @@ async def _run(
         await daemon.stopping.wait()
 
     # hypercorn's types know its own messages only; ours are the dictionaries that ASGI defines.
-    app: Any = App(gateway)
+    api = Api(gateway)
+    app: Any = App(gateway, api)
     settings = hypercorn_config(config.server, listener)
     listener.close()  # hypercorn's copy is left, and closed as soon as it stops: whoever comes then is refused at once
     serving = asyncio.create_task(hypercorn_serve(app, settings, shutdown_trigger=until_stopped, mode="asgi"))
@@ -164,6 +166,7 @@ async def _run(
         if serving.done():
             serving.result()
     finally:
+        await api.close()
         await gateway.close()
         for task in (sweeper, upkeep, obeying, grace):
             task.cancel()

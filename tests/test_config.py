@@ -840,7 +840,7 @@ TABLES = (
 
 
 def test_the_example_has_every_option() -> None:
-    config = replace(parse(uncommented()), path=Path("llmgate.toml"), listed={"gpt-4o": FREE})
+    config = replace(parse(uncommented()), path=Path("llmgate.toml"), listed={"gpt-4o": FREE}, admin_token=Secret("t"))
     every = {(table, field.name) for table in TABLES for field in msgspec.structs.fields(table)}
     assert every - set(options(config)) == set()
 

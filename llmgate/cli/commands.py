@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry("credits", "credits", "Credits: the balance of every account, and what moved it."),
         Entry("limits", "limits", "Limits: how much may be asked, and how far that is used up."),
         Entry("plans", "plans", "Plans: named bundles of limits."),
+        Entry("admins", "admins", "Admins: the keys of the admin API."),
     ),
     "Who answers": (Entry("upstreams", "upstreams", "Upstreams: who answers, and whether they do."),),
     "What is used": (

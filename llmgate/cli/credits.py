@@ -10,8 +10,8 @@ import typer
 from .. import clock
 from ..money import dollars, parse_usd
 from ..store import accounts, ledger
-from ..store.db import Database, Tx
 from ..store.db import Row as StoreRow
+from ..store.db import Tx
 from .columns import Column, Kind, Row, Show
 from .context import open_store
 from .grammar import noun, verb
@@ -99,19 +99,10 @@ def list_(ctx: typer.Context) -> None:
     Exactly one account pays a request: the user's, if the user has credits or billing of its own; else the team's.
     """
     with open_store(ctx) as db:
-        expire(db)
+        ledger.expire_overdue(db)
         with db.read() as tx:
             rows = [_account(row) for row in ledger.list_accounts(tx)]
         listing(ctx, COLUMNS, rows, empty="there is no account: `llmgate keys add USER` makes a user with one")
-
-
-def expire(db: Database) -> None:
-    """Take away the credits that have expired, where there are any, before balances are shown."""
-    with db.read() as tx:
-        due = ledger.due(tx)
-    if due:
-        with db.write() as tx:
-            ledger.expire_all_due(tx)
 
 
 def _account(row: StoreRow) -> Row:
@@ -136,7 +127,7 @@ def _account(row: StoreRow) -> Row:
 def show(ctx: typer.Context, user: AccountName) -> None:
     """Show an account, whom it pays for, and how much of its credits expires next, and when."""
     with open_store(ctx) as db:
-        expire(db)
+        ledger.expire_overdue(db)
         with db.read() as tx:
             account_id, _ = accounts.account_of(tx, user)
             row = {**_account(ledger.list_accounts(tx, account_id)[0]), **_expiring(tx, account_id)}
@@ -391,7 +382,7 @@ def history(
     moment it was sent, even if it ended later. `left` is what is still unused of credits that expire.
     """
     with open_store(ctx) as db:
-        expire(db)
+        ledger.expire_overdue(db)
         with db.read() as tx:
             account_id, name = accounts.account_of(tx, user)
             span = period(since, None, tx.now_ms, db.zone, precise=False)

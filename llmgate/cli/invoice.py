@@ -17,12 +17,12 @@ from ..config import Config
 from ..errors import UsageError
 from ..money import to_nano, usd
 from ..pricing import CONFIG_KEYS, UNIT_OF, said
-from ..store import accounts, invoices
+from ..store import accounts, invoices, ledger
 from ..store.db import Tx
 from ..types import METERS
 from .columns import Column, Kind, Row, Show, exact
 from .context import config_of, open_store
-from .credits import AccountName, expire
+from .credits import AccountName
 from .grammar import alone, verb
 from .output import ascii_only, exported, laid_out, table
 from .session import Format, note, session, visible
@@ -161,7 +161,7 @@ def invoice(
     chosen = _format(ctx, form)
     config = config_of(ctx)
     with open_store(ctx) as db:
-        expire(db)
+        ledger.expire_overdue(db)
         with db.read() as tx:
             page = _page(tx, config, user, month)
     _WRITERS[chosen](page, config)

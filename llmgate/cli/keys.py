@@ -11,9 +11,11 @@ import typer
 from .. import clock
 from ..errors import Failure
 from ..money import dollars, parse_usd
-from ..store import accounts, keys, ledger, limits
-from ..store.db import Database, Tx
+from ..plans import policy_of
+from ..store import keys, ledger
+from ..store.db import Database
 from ..store.db import Row as StoreRow
+from ..store.issuing import Wish, issue
 from ..types import Billing
 from .addresses import base_url
 from .columns import Column, Kind, Row, Show, shown
@@ -22,7 +24,7 @@ from .credits import consequences
 from .grammar import noun, verb
 from .options import NoteOption, require_changes, retagged, tags, words
 from .output import listing, result, single
-from .plans import PlanOption, check_plan, plan_billing
+from .plans import PlanOption, check_plan
 from .session import Format, confirm, note, session, uninterrupted
 
 app = noun("keys", "Keys: who may send requests, and which.")
@@ -133,23 +135,8 @@ def show(ctx: typer.Context, key: KeyName) -> None:
         single(ctx, COLUMNS, row, zone=db.zone)
 
 
-class Wish(NamedTuple):
-    """What `keys add` was asked for."""
-
-    user: str
-    name: str | None
-    credits_nano: int | None
-    models: list[str]
-    ips: list[str]
-    tags: dict[str, str]
-    note: str | None
-    expires: str | None
-    plan: str | None
-    limits: list[str]
-
-
 class Done(NamedTuple):
-    """What came of it."""
+    """A key that was issued, and what came with it."""
 
     key: str
     row: Row
@@ -195,39 +182,14 @@ def add(
     On a pipe the key alone goes to stdout.
     """
     credits_nano = parse_usd(credits_usd) if credits_usd is not None else None
-    wish = Wish(
-        user, name, credits_nano, words(models), words(ips), tags(tag), text or None, expires, plan, limit or []
-    )
+    wish = Wish(user, name, credits_nano, words(models), words(ips), tags(tag), text or None, expires, plan, limit)
     check_plan(ctx, plan)
-    billing = Billing(config_of(ctx).defaults.billing)
+    config = config_of(ctx)
     with open_store(ctx) as db, uninterrupted():
         with db.write() as tx:
-            done = _issue(tx, db, wish, billing, plan_billing(ctx))
+            issued, added, moved = issue(tx, wish, policy_of(config), Billing(config.defaults.billing))
+            done = Done(issued.key, row_of(keys.key_row(tx, issued.id)), added, moved)
         _hand_over(ctx, db, done)
-
-
-def _issue(tx: Tx, db: Database, wish: Wish, billing: Billing, of_plans: dict[str, Billing]) -> Done:
-    """The user, the key and the credits, all or nothing."""
-    added = accounts.find_user(tx, wish.user) is None
-    if added:
-        accounts.add_user(tx, wish.user, default_billing=billing)
-    if wish.plan is not None:
-        accounts.set_user(tx, wish.user, {"plan": wish.plan})
-        accounts.follow_plans(tx, of_plans)
-    issued = keys.add(
-        tx,
-        wish.user,
-        name=wish.name,
-        models=wish.models,
-        ips=wish.ips,
-        tags=wish.tags,
-        note=wish.note,
-        expires_ms=clock.expires_ms(wish.expires, tx.now_ms, db.zone) if wish.expires is not None else None,
-    )
-    if wish.limits:
-        limits.hang(tx, f"key:{issued.id}", wish.limits)
-    moved = ledger.add(tx, wish.user, wish.credits_nano) if wish.credits_nano is not None else None
-    return Done(issued.key, row_of(keys.key_row(tx, issued.id)), added, moved)
 
 
 def _hand_over(ctx: typer.Context, db: Database, done: Done) -> None:

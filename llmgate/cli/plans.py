@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
-from ..errors import Refusal
-from ..plans import Plan, policy_of
+from ..plans import Plan, check, policy_of
 from ..store import accounts
 from ..types import Billing
 from .columns import Column, Kind, Row, Show
 from .context import config_of, open_store
 from .grammar import noun, verb
 from .output import listing, single
-from .suggest import nearest
 
 PlanOption = Annotated[
     str | None, typer.Option("--plan", metavar="PLAN", help="The plan whose limits hold; '' for none.")
@@ -37,20 +33,13 @@ COLUMNS = (
 
 def check_plan(ctx: typer.Context, plan: str | None) -> None:
     """Raises Refusal for a plan that the config doesn't know: its users would be refused."""
-    plans = config_of(ctx).plans
-    if plan and plan not in plans:
-        raise no_plan(plan, plans)
+    if plan:
+        check(plan, config_of(ctx).plans)
 
 
 def plan_billing(ctx: typer.Context) -> dict[str, Billing]:
     """The billing that plans give to accounts that have none of their own."""
     return policy_of(config_of(ctx)).billing
-
-
-def no_plan(plan: str, plans: Iterable[str]) -> Refusal:
-    near = nearest(plan, plans)
-    hint = f"did you mean {near}?" if near else "`llmgate plans` lists them"
-    return Refusal(f"there is no plan {plan!r}: {hint}", code="not_found")
 
 
 def _row(plan: Plan, users: int) -> Row:
@@ -68,8 +57,7 @@ def _row(plan: Plan, users: int) -> Row:
 def _rows(ctx: typer.Context) -> dict[str, Row]:
     plans = policy_of(config_of(ctx)).plans
     with open_store(ctx) as db, db.read() as tx:
-        of_team = {team["name"]: team["plan"] for team in accounts.list_teams(tx)}
-        users = Counter(user["plan"] or of_team.get(user["team"]) for user in accounts.list_users(tx))
+        users = accounts.on_plans(tx)
     return {name: _row(plan, users[name]) for name, plan in plans.items()}
 
 
@@ -96,6 +84,5 @@ def list_(ctx: typer.Context) -> None:
 def show(ctx: typer.Context, plan: Annotated[str, typer.Argument(metavar="PLAN")]) -> None:
     """Show one plan."""
     rows = _rows(ctx)
-    if plan not in rows:
-        raise no_plan(plan, rows)
+    check(plan, rows)
     single(ctx, COLUMNS, rows[plan])

@@ -12,7 +12,6 @@ from ..store.db import Tx
 from ..types import Billing
 from .columns import Column, Kind, Row, Show
 from .context import config_of, open_store
-from .credits import expire
 from .grammar import noun, verb
 from .options import require_changes
 from .output import listing, result, single
@@ -80,7 +79,7 @@ def list_(ctx: typer.Context) -> None:
 def show(ctx: typer.Context, team: TeamName) -> None:
     """Show a team, the balance of its account, and its users."""
     with open_store(ctx) as db:
-        expire(db)
+        ledger.expire_overdue(db)
         with db.read() as tx:
             row = _details(tx, team)
         single(ctx, DETAILS, row, zone=db.zone)

@@ -13,7 +13,6 @@ from ..store.db import Tx
 from ..types import Billing
 from .columns import Column, Kind, Row, Show
 from .context import config_of, open_store
-from .credits import expire
 from .grammar import noun, verb
 from .options import require_changes
 from .output import listing, result, single
@@ -107,7 +106,7 @@ def list_(
 def show(ctx: typer.Context, user: UserName) -> None:
     """Show a user, the balance of the account that pays, and the user's keys."""
     with open_store(ctx) as db:
-        expire(db)
+        ledger.expire_overdue(db)
         with db.read() as tx:
             row = _details(tx, user)
         single(ctx, DETAILS, row, zone=db.zone)

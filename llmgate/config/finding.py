@@ -14,6 +14,7 @@ from . import rules
 from .paths import DATABASE_NAME, FILE_NAME, is_file, located, xdg
 from .reading import read
 from .resolving import expanded
+from .rules import Secret
 from .tables import Config
 from .variables import prices_from_environment, upstreams_from_environment
 
@@ -35,7 +36,8 @@ def load(
     merged = environment(path, real)
     config = read(path, merged) if path else Config(upstreams=upstreams_from_environment(merged))
     listed = prices_from_environment(merged, config.folder or here)
-    return Loaded(replace(config, listed=listed) if listed else config, merged)
+    token = Secret(merged["ADMIN_TOKEN"]) if merged.get("ADMIN_TOKEN") else None
+    return Loaded(replace(config, listed=listed, admin_token=token), merged)
 
 
 def find_config(explicit: str | Path | None, env: Mapping[str, str], cwd: Path) -> Path | None:

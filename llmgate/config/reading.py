@@ -172,7 +172,7 @@ class Reader:
         return BAD
 
 
-NO_OPTIONS = frozenset({(Config, "path"), (Config, "listed")})
+NO_OPTIONS = frozenset({(Config, "path"), (Config, "listed"), (Config, "admin_token")})
 
 
 @cache

@@ -254,11 +254,12 @@ OWN_PATHS = (
     *("/v1/images/generations", "/v1/images/edits", "/v1/images/variations"),
     *("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech", "/v1/moderations", "/v1/rerank"),
     *("/v1/messages", "/v1/messages/count_tokens", "/v1/models", "/v1beta/models", "/v1alpha/models"),
-    *("/health", "/ready", "/metrics", "/user/balance", "/user/monitor", "/user/limit"),
+    *("/health", "/ready", "/metrics", "/user/balance", "/user/monitor", "/user/limit", "/v1/key", "/models/simple"),
+    *("/admin", "/openapi.json", "/docs", "/redoc"),
 )
 """Where llmgate answers itself, or meters in its own way: no route gets there."""
 
-OWN_BELOW = ("/v1/models/", "/v1beta/models/", "/v1alpha/models/", "/v1/responses/", "/user/", "/admin/")
+OWN_BELOW = ("/v1/models/", "/v1beta/models/", "/v1alpha/models/", "/v1/responses/", "/user/", "/admin/", "/docs/")
 """And all that is below these."""
 
 _STEP = r"/(?!\.{1,2}(?:[/*]|$))[A-Za-z0-9._:@-]+"

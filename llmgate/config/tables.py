@@ -41,6 +41,7 @@ from .rules import (
     QueryValue,
     RoutePath,
     Seconds,
+    Secret,
     SecretTexts,
     Size,
     Text,
@@ -66,6 +67,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     passthrough: tuple[PassedPath, ...] = ()
     shutdown_grace: Grace = 30.0
     body_timeout: Seconds = 60.0
+    metrics: Literal["admin", "loopback", "off"] = "admin"
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,6 +193,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     listed: Mapping[str, pricing.Price] = msgspec.field(default_factory=dict)
     """Prices of $MODEL_PRICING_JSON by the models' names without their capitals: they hold where nothing here says
     otherwise. Not an option."""
+    admin_token: Secret | None = None
+    """$ADMIN_TOKEN: whoever has it may use the admin API. Not an option."""
 
     @property
     def folder(self) -> Path | None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
 import logging
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 
 from ..errors import Failure, LlmgateError, Refusal
-from ..money import usd
-from ..store import limits
-from ..store.keys import Caller
-from . import cors
-from .http import Receive, Scope, Send, names_connections, own_headers, respond, unread
+from ..store import workers
+from . import cors, metrics
+from .admins import Door
+from .http import Receive, Scope, Send, header, names_connections, own_headers, respond, unread
 from .models import Offer
+from .own import OWN
 from .paths import dialect_of
 from .pipeline import Gateway, refuse
 
@@ -26,12 +28,20 @@ log = logging.getLogger("llmgate.server")
 MODELS = re.compile(rb"/v1(?:alpha|beta)?/models(?:/(.+))?")
 
 
+BESIDE = (b"/admin", b"/openapi.json")
+"""What the application beside the walk answers: these, and all that begin so."""
+
+Beside = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
 class App:
     """What the server runs."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, beside: Beside | None = None) -> None:
         self._gateway = gateway
+        self._beside = beside
         self._offer = Offer(gateway)
+        self._door = Door(gateway)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -52,6 +62,8 @@ class App:
             asked = self._gateway.paths.asked_at(scope["raw_path"], scope["method"])
             if asked is not None:
                 await self._gateway.handle(asked, scope, receive, send)
+            elif self._beside is not None and scope["raw_path"].startswith(BESIDE):
+                await self._beside(scope, receive, send)
             else:
                 async with unread(receive):
                     await self._answer(scope, send)
@@ -88,9 +100,26 @@ class App:
         if path in OWN:
             _allow(scope, "GET", "HEAD")
             _, caller = self._gateway.authenticate(scope)
-            return await _reply(send, OWN[path](self._gateway, caller))
+            return await _reply(send, await OWN[path](self._gateway, caller))
+        if path == b"/models/simple":
+            _allow(scope, "GET", "HEAD")
+            _, caller = self._gateway.authenticate(scope)
+            return await _reply(send, {"models": await self._offer.names(caller)})
+        if path == b"/metrics" and self._gateway.config.server.metrics != "off":
+            _allow(scope, "GET", "HEAD")
+            return await self._metrics(scope, send)
         hint = self._gateway.paths.hint(path)
         raise Refusal(f"there is nothing at {scope['method']} {scope['path'][:200]}{hint}", code="not_found")
+
+    async def _metrics(self, scope: Scope, send: Send) -> None:
+        """For whoever has an admin key, and for this machine if the config says so."""
+        gateway = self._gateway
+        if gateway.config.server.metrics != "loopback" or not _is_local(scope, gateway.address_of(scope)):
+            self._door.admin(scope)
+        serving = await asyncio.to_thread(workers.living, gateway.database.path)
+        told = await gateway.reader.run(lambda tx: metrics.text(tx, serving))
+        headers = [(b"content-type", metrics.CONTENT_TYPE), *own_headers(_request_id())[1:]]
+        await respond(send, 200, headers, told)
 
     def _unready(self) -> str | None:
         """What is wrong with the database, in words that anybody may read; None: it can be read and written."""
@@ -102,29 +131,15 @@ class App:
         return None if self._gateway.writer.trouble is None else "the database can't be written"
 
 
-def _balance(_: Gateway, caller: Caller) -> dict[str, Any]:
-    """What is left; a team's balance is not told to its members."""
-    told = caller.account_kind == "user"
-    return {
-        "user": caller.user,
-        "account": caller.user if told else f"team:{caller.team}",
-        "billing": "prepaid" if caller.prepaid else "metered",
-        "balance_usd": usd(caller.balance_nano) if told else None,
-        "held_usd": usd(caller.held_nano) if told else None,
-        "available_usd": usd(caller.balance_nano - caller.held_nano) if told else None,
-    }
-
-
-def _limit(gateway: Gateway, caller: Caller) -> dict[str, Any]:
-    """Every limit that this key's requests must satisfy, as it stands."""
-    plan = gateway.policy.plans.get(caller.plan or "")
-    found = gateway.look(lambda tx: limits.standings(tx, caller, plan, gateway.policy, None))
-    names = {"key": f"key:{caller.key_id}", "user": caller.user, "team": f"team:{caller.team}"}
-    return {"limits": [limits.as_row(names[standing.subject[0]], standing) for standing in found]}
-
-
-OWN: dict[bytes, Callable[[Gateway, Caller], dict[str, Any]]] = {b"/user/balance": _balance, b"/user/limit": _limit}
-"""What the holder of a key may know of itself."""
+def _is_local(scope: Scope, address: str) -> bool:
+    """Whether a request comes from this machine, and was not passed on by a proxy here that nobody said to trust."""
+    passed_on = (b"x-forwarded-for", b"forwarded", b"x-real-ip")
+    if scope.get("client") and scope["client"][0] == address and any(header(scope["headers"], h) for h in passed_on):
+        return False
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _allow(scope: Scope, *methods: str) -> None:

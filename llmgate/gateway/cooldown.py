@@ -44,6 +44,10 @@ class Cooldown:
         found = self._cooling.get(route)
         return found is not None and now < found.until
 
+    def cooling(self, now: float) -> list[Hashable]:
+        """The routes that it is better not to ask now."""
+        return [route for route, found in self._cooling.items() if now < found.until]
+
     def asked(self, route: Hashable, now: float) -> None:
         """A request is sent there. The first one after the time is over is the probe: the rest stays away meanwhile."""
         found = self._cooling.get(route)

@@ -179,6 +179,16 @@ class Forwarding:
         else:
             self._unready.add(upstream)
 
+    def resting(self) -> dict[str, list[str]]:
+        """The upstreams that are asked after all others now, each with the models that they failed for lately; with
+        none where the upstream itself says that it isn't ready.
+        """
+        found: dict[str, list[str]] = {name: [] for name in self._unready}
+        for route in self.cooldown.cooling(time.monotonic()):
+            if isinstance(route, tuple):
+                found.setdefault(route[0], []).append(route[1])
+        return found
+
     def _cools(self, route: Route, now: float) -> bool:
         return route.upstream.name in self._unready or self.cooldown.cools(key_of(route), now)
 

@@ -16,7 +16,7 @@ from ..clock import rfc3339
 from ..errors import LlmgateError, Refusal
 from ..limits import Unit, Window
 from ..money import ceil_div
-from ..store import keys
+from ..store import admins, keys
 from ..store.admission import Grant
 from .upstream import KEY_HEADERS, Headers
 
@@ -63,6 +63,8 @@ def presented_key(scope: Scope) -> str:
             raise Refusal(f"this is not a key of this gateway: its keys begin with {keys.PREFIX}", code="invalid_key")
         raise Refusal("no key: send one as `Authorization: Bearer sk-lg-…`", code="missing_key")
     key = ours.pop()
+    if key.startswith(admins.PREFIX):
+        raise Refusal("this is an admin key: it opens the admin API, and no model", code="invalid_key")
     if not keys.well_formed(key):
         raise Refusal("this key is mistyped: it is not as it was issued, copy it again", code="invalid_key")
     return key

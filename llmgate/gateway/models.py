@@ -30,13 +30,9 @@ class Offer:
     async def answer(self, dialect: str, caller: Caller, name: str) -> dict[str, Any]:
         """What this key may use of the models that are served in a dialect, or one model of it. Raises Refusal."""
         gateway = self._gateway
-        plan = gateway.policy.plans.get(caller.plan or "")
         one, many = _SHAPES[dialect]
-
-        def allowed(names: tuple[str, ...]) -> bool:
-            return caller.may_use(names) and (plan is None or plan.includes(names))
-
-        listed = [line for line in await self._lines(dialect) if allowed((line.model, f"{line.upstream}/{line.model}"))]
+        allowed = self._allowed(caller)
+        listed = [line for line in await self._lines(dialect) if allowed(_names(line))]
         if not name:
             return many([one(line) for line in listed])
         for line in listed:
@@ -48,6 +44,16 @@ class Offer:
             return one(next(routing.lines(gateway.config, gateway.upstreams, name, gateway.today(), (dialect,), book)))
         raise NOT_THERE
 
+    async def names(self, caller: Caller) -> list[str]:
+        """The names alone of all that this key may use, in any format."""
+        allowed = self._allowed(caller)
+        lines = [line for dialect in _SHAPES for line in await self._lines(dialect) if allowed(_names(line))]
+        return list(dict.fromkeys(line.model for line in lines))
+
+    def _allowed(self, caller: Caller) -> Callable[[tuple[str, ...]], bool]:
+        plan = self._gateway.policy.plans.get(caller.plan or "")
+        return lambda names: caller.may_use(names) and (plan is None or plan.includes(names))
+
     async def _lines(self, dialect: str) -> list[Listing]:
         gateway, today, book = self._gateway, self._gateway.today(), await self._gateway.book()
         config, of = gateway.config, (today, book.version)
@@ -58,6 +64,10 @@ class Offer:
             first = {line.model: line for line in reversed(lines)}  # a model of several routes is one model
             kept = self._listed[dialect] = (config, of, list(reversed(first.values())))
         return kept[2]
+
+
+def _names(line: Listing) -> tuple[str, ...]:
+    return line.model, f"{line.upstream}/{line.model}"
 
 
 def _pricing(line: Listing) -> dict[str, Any]:

@@ -40,7 +40,8 @@ from ..plans import policy_of
 from ..pricebook import NOTHING_SET, Book, Version
 from ..pricing import Price
 from ..routing import Route, Target
-from ..store import accounts, holds, keys, objects, prices
+from ..store import accounts, admins, holds, keys, objects, prices
+from ..store.admins import Admin
 from ..store.admission import Claim
 from ..store.db import Database, Tx, now_ms
 from ..store.group import Steady
@@ -75,6 +76,7 @@ from .http import (
     unread,
 )
 from .paths import Asked, Paths, Way
+from .reader import Reader
 from .upstream import Answer, Identity, Sent
 from .writer import Writer, unavailable
 
@@ -121,6 +123,7 @@ class Gateway:
     ) -> None:
         self.database = database
         self.writer = writer
+        self.reader = Reader(database.path)
         self.in_flight: set[Exchange] = set()
         self._worker_id = worker_id
         self._background: set[asyncio.Future[Any]] = set()
@@ -169,6 +172,7 @@ class Gateway:
             await asyncio.sleep(SWEEP_S / 10)
         for transport in self._transports.values():
             await transport.aclose()
+        await self.reader.close()
 
     def _unsettled(self) -> bool:
         return any(exchange.hold is not None and exchange.settling is None for exchange in self.in_flight)
@@ -250,7 +254,20 @@ class Gateway:
 
     def _check_address(self, scope: Scope, caller: Caller) -> None:
         if caller.ips:
-            check_address(client_address(scope, self._trusted, self.config.server.client_ip_header), caller.ips)
+            check_address(self.address_of(scope), caller.ips)
+
+    def address_of(self, scope: Scope) -> str:
+        """Where a request comes from, as far as the proxies on its way are trusted."""
+        return client_address(scope, self._trusted, self.config.server.client_ip_header)
+
+    def resting(self) -> dict[str, list[str]]:
+        """As `Forwarding.resting`: what this process knows of its upstreams."""
+        return self._forwarding.resting()
+
+    def note_admin(self, admin: Admin) -> None:
+        """An admin key is used: noted now and then, and never waited for."""
+        if now_ms() - admin.last_used_ms > admins.SEEN_EVERY_MS and self.writer.trouble is None:
+            self._spawn(self.writer.run(partial(admins.seen, name=admin.name)))
 
     async def _admit(self, exchange: Exchange, asked: Asked, scope: Scope, receive: Receive) -> tuple[Fields, Claim]:
         """Everything before the hold. No body is read before the key is known."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -202,6 +203,12 @@ def without_plan(tx: Tx, plans: Collection[str]) -> list[tuple[str, str]]:
         "SELECT name, plan FROM users WHERE plan > '' UNION ALL SELECT 'team:' || name, plan FROM teams WHERE plan > ''"
     )
     return [(name, plan) for name, plan in tx.execute(f"{sql} ORDER BY 1") if plan not in plans]
+
+
+def on_plans(tx: Tx) -> Counter[str | None]:
+    """How many users have each plan, be it their own or their team's."""
+    sql = "SELECT coalesce(nullif(u.plan, ''), t.plan) FROM users u LEFT JOIN teams t ON t.id = u.team_id"
+    return Counter(plan for (plan,) in tx.execute(sql))
 
 
 def account_of(tx: Tx, target: str) -> tuple[int, str]:

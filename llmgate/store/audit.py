@@ -36,3 +36,11 @@ def acts(tx: Tx, *, since_ms: int | None = None, until_ms: int | None = None) ->
         "ORDER BY id",
         {"since_ms": since_ms, "until_ms": until_ms},
     )
+
+
+def latest(tx: Tx, since_ms: int, size: int, before_id: int | None = None) -> list[Row]:
+    """The newest so many acts from a moment on, newest first; `before_id` gives those before that one."""
+    return tx.execute(
+        "SELECT * FROM audit WHERE time_ms >= ? AND (? IS NULL OR id < ?) ORDER BY id DESC LIMIT ?",
+        (since_ms, before_id, before_id, size),
+    ).fetchall()

@@ -33,8 +33,8 @@ SHOWN = len(PREFIX) + 6
 _ALPHABET = frozenset(BASE62)
 
 
-def new_key() -> str:
-    body = PREFIX + "".join(secrets.choice(BASE62) for _ in range(RANDOM))
+def new_key(prefix: str = PREFIX) -> str:
+    body = prefix + "".join(secrets.choice(BASE62) for _ in range(RANDOM))
     return body + _checksum(body)
 
 
@@ -46,12 +46,12 @@ def _checksum(body: str) -> str:
     return digits
 
 
-def well_formed(key: str) -> bool:
+def well_formed(key: str, prefix: str = PREFIX) -> bool:
     """Whether a string can be a key of ours at all; a typo can't."""
     return (
-        len(key) == LENGTH
-        and key.startswith(PREFIX)
-        and _ALPHABET.issuperset(key[len(PREFIX) :])
+        len(key) == len(prefix) + RANDOM + CHECKSUM
+        and key.startswith(prefix)
+        and _ALPHABET.issuperset(key[len(prefix) :])
         and _checksum(key[:-CHECKSUM]) == key[-CHECKSUM:]
     )
 

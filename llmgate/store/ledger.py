@@ -27,7 +27,7 @@ from ..errors import Refusal, UsageError
 from ..money import MAX_NANO, dollars
 from ..types import Billing
 from . import accounts, audit, events
-from .db import Row, Tx
+from .db import Database, Row, Tx
 from .expiry import Lot, Purse, replay
 
 _HASHED = (
@@ -405,6 +405,15 @@ def due(tx: Tx) -> list[int]:
 def expire_all_due(tx: Tx) -> int:
     """Take away what has expired, of every account. Returns how much."""
     return sum(expire_due(tx, account_id) for account_id in due(tx))
+
+
+def expire_overdue(db: Database) -> None:
+    """Take away what has expired, where there is any, before balances are shown."""
+    with db.read() as tx:
+        overdue = due(tx)
+    if overdue:
+        with db.write() as tx:
+            expire_all_due(tx)
 
 
 def expires_next(tx: Tx, account_id: int) -> int | None:

@@ -335,6 +335,11 @@ def same_window(tx: Tx, limit: Limit, row: Row) -> bool:
     return bool(days[0] <= row["day"] <= days[1])
 
 
+def own_of(tx: Tx, subject: Subject) -> list[Limit]:
+    """The limits that an admin hung on somebody."""
+    return [limit_of(row) for row in _of_subjects(tx, "limits", [subject])]
+
+
 def own(tx: Tx, subject: Subject, slot: tuple[Unit, Window, str]) -> Limit | None:
     """The limit of a slot that an admin hung on somebody."""
     return next((limit for row in _of_subjects(tx, "limits", [subject]) if (limit := limit_of(row)).slot == slot), None)
@@ -483,6 +488,16 @@ def take_off(tx: Tx, target: str, text: str | None) -> list[Limit]:
         _forget(tx, subject, limit)
     audit.record(tx, "limits.remove", name, before={"limits": [str(limit) for limit in gone]})
     return gone
+
+
+def put(tx: Tx, target: str, texts: Sequence[str], alert_at: Sequence[int] = ()) -> list[Limit]:
+    """Let these be all the limits of a target's own. Raises as `hang` does."""
+    subject, _ = subject_of(tx, target)
+    wanted = {parse(text).slot for text in texts}
+    for limit in own_of(tx, subject):
+        if limit.slot not in wanted:
+            take_off(tx, target, str(limit))
+    return hang(tx, target, texts, alert_at) if texts else []
 
 
 def _forget(tx: Tx, subject: Subject, limit: Limit) -> None:

@@ -14,7 +14,7 @@ from ..types import METERS
 if TYPE_CHECKING:
     from sqlite_utils.db import Database as SqliteUtils
 
-VERSION = 4
+VERSION = 5
 """How many migrations there are: `PRAGMA user_version` of an up-to-date database."""
 
 _METERS = "".join(f"  {name} INTEGER NOT NULL DEFAULT 0,\n" for name in METERS)
@@ -421,7 +421,41 @@ def fourth(db: SqliteUtils) -> None:
     _run(db, _FOURTH)
 
 
-MIGRATIONS = (first, second, third, fourth)
+_FIFTH = """
+-- Who may use the admin API. Only the SHA-256 of an admin key is kept.
+CREATE TABLE admins (
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  scope TEXT NOT NULL CHECK (scope IN ('read', 'keys', 'credits', 'all')),
+  hash BLOB NOT NULL UNIQUE,
+  prefix TEXT NOT NULL,
+  status TEXT NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'revoked')),
+  created_ms INTEGER NOT NULL,
+  last_used_ms INTEGER
+) STRICT;
+
+-- What a POST of the admin API was answered that had an Idempotency-Key, for a day. Sealed with the admin key, because
+-- an answer may hold a key that was issued: whoever has the file can't read it.
+CREATE TABLE answers (
+  admin BLOB NOT NULL, -- the hash of the admin key
+  key TEXT NOT NULL,
+  request BLOB NOT NULL, -- SHA-256 of what was asked
+  status INTEGER NOT NULL,
+  salt BLOB NOT NULL,
+  body BLOB NOT NULL,
+  created_ms INTEGER NOT NULL,
+  PRIMARY KEY (admin, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX answers_by_time ON answers (created_ms);
+"""
+
+
+def fifth(db: SqliteUtils) -> None:
+    """Admin keys, and what they were answered."""
+    _run(db, _FIFTH)
+
+
+MIGRATIONS = (first, second, third, fourth, fifth)
 
 
 def apply(conn: sqlite3.Connection) -> None:

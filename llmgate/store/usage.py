@@ -82,6 +82,19 @@ def page(tx: Tx, filters: dict[str, Any], size: int, *, whole: bool = False) -> 
     return tx.execute(f"{by_id} WHERE {where} ORDER BY g.id LIMIT :size", wanted | {"size": size}).fetchall()
 
 
+def latest(tx: Tx, filters: dict[str, Any], size: int, before: tuple[int, int] | None = None) -> list[Row]:
+    """The newest so many rows that pass, newest first; `before` (time and id of the last) gives those that follow."""
+    wanted = {name: value for name, value in filters.items() if value is not None}
+    conditions = [FILTERS[name] for name in wanted]
+    if before is not None:
+        conditions.append("g.time_ms <= :before_ms AND (g.time_ms, g.id) < (:before_ms, :before_id)")
+        wanted |= {"before_ms": before[0], "before_id": before[1]}
+    where = " AND ".join(conditions) or "1"
+    return tx.execute(
+        f"{_USAGE} WHERE {where} ORDER BY g.time_ms DESC, g.id DESC LIMIT :size", wanted | {"size": size}
+    ).fetchall()
+
+
 def pages(db: Database, filters: dict[str, Any], size: int, *, whole: bool = False) -> Iterator[Row]:
     """All rows that pass, by id. Between two pages nothing is held open, so that a slow reader never holds the
     database; a row that is written meanwhile may be among them or not.

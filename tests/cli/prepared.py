@@ -11,7 +11,8 @@ from pathlib import Path
 
 from llmgate.pricebook import Kind
 from llmgate.pricing import Price
-from llmgate.store import backups, ledger, limits, prices
+from llmgate.store import admins, backups, ledger, limits, prices
+from llmgate.store.admins import Scope
 from llmgate.store.db import now_ms
 from llmgate.types import Meters, Status
 from tests.books import Book
@@ -105,6 +106,7 @@ def _fill(book: Book) -> None:
         for number in range(20):
             ledger.add(tx, "alice", 10_000_000, ref=f"paid-{number}", note="by transfer")
         ledger.add(tx, "alice", 1_000_000_000, expires_ms=tx.now_ms + LATER)
+        admins.add(tx, "prometheus", Scope.READ)
         limits.hang(tx, "alice", ["60 requests/minute", "$50 total"])
         limits.hang(tx, f"key:{KEY_OF_BOB}", ["5 concurrent"])
         charge, bill = Price(input=2_500_000_000, output=10_000_000_000), Price(input=2_000_000_000)

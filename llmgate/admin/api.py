@@ -1,0 +1,219 @@
+"""The admin API as an ASGI application, mounted beside the walk. What is answered where is told by `ROUTES`."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
+from starlette.routing import Router
+from starlette.types import Receive, Scope, Send
+
+from ..errors import Failure, LlmgateError, Refusal
+from ..gateway.admins import Door
+from ..gateway.http import Disconnected, header, names_connections, read_body, unread
+from ..gateway.pipeline import Gateway
+from ..store.admins import Admin
+from ..wire.openai import error_body
+from . import bodies
+from .calls import Call, Route
+from .desk import Desk, Done, Terms
+from .document import openapi
+from .routes import ROUTES
+
+log = logging.getLogger("llmgate.admin")
+
+MOST_BODY = 256 * 1024
+"""Bytes of a body: the longest that is any use has some lists of globs."""
+
+LONGEST_IDEMPOTENCY_KEY = 255
+
+LISTS = ("by", "tag")
+"""Fields of a query that may be given several times."""
+
+
+class Api:
+    """All of it. Made by the server, inside the running loop."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._door = Door(gateway)
+        durable = gateway.config.accounting.durability == "full"
+        self._desk = Desk(gateway.database.path, gateway.reader, durable=durable)
+        paths: dict[str, dict[str, Route]] = defaultdict(dict)
+        for route in ROUTES:
+            paths[route.path][route.method] = route
+        described = _Described(msgspec.json.encode(openapi(ROUTES)))
+        self._router = Router(
+            [
+                StarletteRoute("/openapi.json", described),
+                *(StarletteRoute(path, _Path(self, of)) for path, of in paths.items()),
+            ],
+            default=_nothing,
+            redirect_slashes=False,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers whatever comes, also what goes wrong."""
+        request_id = f"req_{secrets.token_hex(12)}"
+        scope["request_id"] = request_id
+        try:
+            await self._router(scope, receive, send)
+        except Disconnected:
+            pass  # nobody is left to answer
+        except LlmgateError as error:
+            await _refuse(error, scope, receive, send)
+        except Exception:
+            log.exception("an admin's request failed")
+            await _refuse(Failure("the gateway failed: its log says why"), scope, receive, send)
+
+    async def close(self) -> None:
+        await self._desk.close()
+
+    async def answer(self, route: Route, scope: Scope, receive: Receive) -> Done:
+        """Who asks, what for, and what came of it. No body is read before the admin key is known."""
+        admin, key = self._door.admin(scope)
+        if not admin.scope.covers(route.scope):
+            raise Refusal(
+                f"this admin key is of scope {admin.scope}, and this takes {route.scope} or all",
+                code="scope_not_allowed",
+            )
+        body, raw = None, b""
+        if route.writes:
+            timeout_s = self._gateway.config.server.body_timeout
+            raw = await read_body(scope, receive, most=MOST_BODY, timeout_s=timeout_s)
+            body = _body(route, raw)
+        call = self._call(admin, scope["path_params"], _query(route, scope), body)
+        done = await self._desk.do(route, call, _terms(route, key, scope, raw))
+        if route.writes and not done.repeated:
+            log.info("%s: %s %s", admin.actor, route.method, route.path)
+        return done
+
+    def _call(self, admin: Admin, params: Mapping[str, str], query: Any, body: Any) -> Call:
+        gateway = self._gateway
+        return Call(
+            admin=admin,
+            params=params,
+            query=query,
+            body=body,
+            config=gateway.config,
+            policy=gateway.policy,
+            upstreams=gateway.upstreams,
+            resting=gateway.resting(),
+        )
+
+
+class _Path:
+    """What is at one path, by method. (An object, because Starlette would read the request for a function.)"""
+
+    def __init__(self, api: Api, of: Mapping[str, Route]) -> None:
+        self._api = api
+        self._of = of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._of.get("GET" if scope["method"] == "HEAD" else scope["method"])
+        if route is None:
+            raise _wrong_method(scope, self._of)
+        done = await self._api.answer(route, scope, receive)
+        headers = {"x-request-id": scope["request_id"], "cache-control": "no-store"}
+        if done.etag is not None:
+            headers["etag"] = done.etag
+        if done.repeated:
+            headers["idempotent-replayed"] = "true"
+        await Response(done.answer.body, done.answer.status, headers, "application/json")(scope, receive, send)
+
+
+class _Described:
+    """The OpenAPI document. It tells what the source code tells, and nothing of this gateway: so to everybody."""
+
+    def __init__(self, document: bytes) -> None:
+        self._document = document
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in ("GET", "HEAD"):
+            raise _wrong_method(scope, ("GET",))
+        headers = {"x-request-id": scope["request_id"]}
+        await Response(self._document, 200, headers, "application/json")(scope, receive, send)
+
+
+def _wrong_method(scope: Scope, answered: Iterable[str]) -> Refusal:
+    methods = [one for method in answered for one in ((method, "HEAD") if method == "GET" else (method,))]
+    return Refusal(
+        f"{scope['method']} is not for {scope['path'][:200]}: use {' or '.join(methods)}",
+        code="method_not_allowed",
+        headers=(("allow", ", ".join(methods)),),
+    )
+
+
+async def _nothing(scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise Refusal(f"there is nothing at {scope['method']} {scope['path'][:200]}: see /openapi.json", code="not_found")
+
+
+async def _refuse(error: LlmgateError, scope: Scope, receive: Receive, send: Send) -> None:
+    """An error in the one shape that all of them have: OpenAI's. What is typed wrongly is an invalid request here."""
+    if error.code == "usage_error":
+        error = Refusal(error.message, param=error.param)
+    headers = dict(error.headers) | {"x-request-id": scope["request_id"], "cache-control": "no-store"}
+    if error.code in ("missing_key", "invalid_key", "key_revoked"):
+        headers["www-authenticate"] = 'Bearer realm="llmgate admin"'
+    if scope["method"] not in ("GET", "HEAD") and names_connections(scope):
+        headers["connection"] = "close"  # its body may not have been read
+    async with unread(receive):
+        await Response(error_body(error), error.http_status, headers, "application/json")(scope, receive, send)
+
+
+def _terms(route: Route, key: str, scope: Scope, raw: bytes) -> Terms:
+    if_match = header(scope["headers"], b"if-match")
+    idempotency = header(scope["headers"], b"idempotency-key") if route.method == "POST" else None
+    if idempotency is not None and not 0 < len(idempotency) <= LONGEST_IDEMPOTENCY_KEY:
+        raise Refusal(f"Idempotency-Key must have 1 to {LONGEST_IDEMPOTENCY_KEY} characters", param="idempotency-key")
+    return Terms(
+        admin_key=key,
+        if_match=if_match.decode("latin-1") if if_match is not None else None,
+        idempotency_key=idempotency.decode("latin-1") if idempotency is not None else None,
+        request=b"%s %s\n%s" % (route.method.encode(), scope["path"].encode(), raw),
+    )
+
+
+def _query(route: Route, scope: Scope) -> msgspec.Struct:
+    """The query as the route's struct. Raises Refusal that names the field."""
+    found: dict[str, Any] = {}
+    for name, value in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
+        if name in LISTS:
+            found.setdefault(name, []).append(value)
+        elif name in found:
+            raise Refusal(f"{name[:100]} is given twice: once is enough", param=name[:100])
+        else:
+            found[name] = value
+    try:
+        return msgspec.convert(found, route.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise _invalid(error, "query") from error
+
+
+def _body(route: Route, raw: bytes) -> msgspec.Struct:
+    """The body as the route's struct; where a route takes none, there may be none, or an empty object."""
+    kind = route.body or bodies.Nothing
+    needed = [field.name for field in msgspec.structs.fields(kind) if field.required]
+    if not raw and needed:
+        raise Refusal(f"a body is needed: JSON with {', '.join(needed)}", param=needed[0])
+    try:
+        return msgspec.json.decode(raw or b"{}", type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _invalid(error, "body") from error
+
+
+_FIELD = re.compile(r"unknown field `([^`]*)`|missing required field `([^`]*)`|`\$\.([A-Za-z0-9_]+)")
+
+
+def _invalid(error: Exception, where: str) -> Refusal:
+    match = _FIELD.search(str(error))
+    field = next((group for group in match.groups() if group), None) if match else None
+    return Refusal(f"the {where} is wrong: {str(error)[:300]}", param=field[:100] if field else None)

@@ -1,0 +1,137 @@
+"""Where calls are done: reads in one thread, changes in another, so that neither stalls the event loop, nor a long
+report a change. Each is one transaction.
+
+A change waits for other writers as a command of the CLI does, for a few seconds. In its transaction the admin key is
+looked at once more, `If-Match` is compared with what is there, and an `Idempotency-Key` is looked for: whatever comes
+at the same time, what was decided on is what is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from ..errors import Refusal, StorageError
+from ..gateway.reader import Reader
+from ..gateway.writer import unavailable
+from ..store import admins, answers, ledger
+from ..store.answers import Answer
+from ..store.db import Database, Tx
+from ..store.keys import hash_key
+from .answers import Told
+from .calls import Call, Route
+
+T = TypeVar("T")
+
+log = logging.getLogger("llmgate.server")
+
+
+class Terms(NamedTuple):
+    """What a request says of how it is to be done."""
+
+    admin_key: str
+    if_match: str | None = None
+    idempotency_key: str | None = None
+    request: bytes = b""
+    """All that makes it the same request."""
+
+
+class Done(NamedTuple):
+    answer: Answer
+    etag: str | None = None
+    repeated: bool = False
+    """It was done before: nothing was done again."""
+
+
+class Desk:
+    """Nothing is opened before the first call."""
+
+    def __init__(self, path: Path, reader: Reader, *, durable: bool) -> None:
+        self._path = path
+        self._reader = reader
+        self._durable = durable
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="llmgate-admin")
+        self._db: Database | None = None
+
+    async def do(self, route: Route, call: Call, terms: Terms) -> Done:
+        """Raises what the route's function does, and StorageError that tells nothing of the file."""
+        if route.writes:
+            return await self._in_thread(lambda db: _change(db, route, call, terms))
+        if route.overdue:
+            await self._in_thread(ledger.expire_overdue)
+        return await self._reader.run(lambda tx: _told(route, route.does(tx, call)))
+
+    async def _in_thread(self, work: Callable[[Database], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._with, work)
+
+    def _with(self, work: Callable[[Database], T]) -> T:
+        try:
+            if self._db is None:
+                self._db = Database(self._path, actor="serve", durable=self._durable, create=False)
+            return work(self._db)
+        except StorageError as error:
+            log.error("the admin API can't use the database: %s", error.message)  # noqa: TRY400
+            raise unavailable() from error
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown()
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+
+
+def _change(db: Database, route: Route, call: Call, terms: Terms) -> Done:
+    with db.write() as own:
+        tx = Tx(own.conn, own.now_ms, call.admin.actor)
+        if call.admin.name != admins.ENV:
+            admins.authenticate(tx, hash_key(terms.admin_key))
+        if terms.idempotency_key is not None:
+            before = answers.find(tx, terms.admin_key, terms.idempotency_key, terms.request)
+            if before is not None:
+                return Done(before, repeated=True)
+        if route.same is not None:
+            _check_match(route, etag(route.same(tx, call)), terms.if_match)
+        done = _told(route, route.does(tx, call))
+        if terms.idempotency_key is not None:
+            answers.keep(tx, terms.admin_key, terms.idempotency_key, terms.request, done.answer)
+        return done
+
+
+def _told(route: Route, told: msgspec.Struct) -> Done:
+    return Done(Answer(route.status, msgspec.json.encode(told)), etag(told))
+
+
+def etag(told: msgspec.Struct) -> str | None:
+    """A short name of what admins have said of a thing: two who see the same one see the same thing."""
+    version = told.version() if isinstance(told, Told) else None
+    if version is None:
+        return None
+    return f'"{hashlib.sha256(msgspec.json.encode(version)).hexdigest()[:20]}"'
+
+
+def _check_match(route: Route, now: str | None, if_match: str | None) -> None:
+    """Raises Refusal 412 where somebody changed it meanwhile, 428 where nobody looked before replacing it all."""
+    if if_match is None:
+        if route.must_match:
+            raise Refusal(
+                f"{route.method} replaces everything: send If-Match with the ETag that GET told, or * to replace "
+                "whatever is there",
+                code="precondition_required",
+                param="if-match",
+            )
+        return
+    if if_match.strip() != "*" and now not in [one.strip() for one in if_match.split(",")]:
+        raise Refusal(
+            "it was changed since you looked: GET it again, and decide anew",
+            code="precondition_failed",
+            param="if-match",
+        )
