@@ -98,7 +98,7 @@ METERS = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(METERS, st.sampled_from(KNOWN), st.sampled_from((DAY, "2025-12-31", "2025-06-01")))
 def test_a_known_model_costs_what_the_list_says(meters: Meters, known: tuple[str, str], day: str) -> None:
     """Cached tokens, tiers over a threshold and cache writes of 5 minutes and of an hour included."""
@@ -122,7 +122,7 @@ def test_the_list_has_tiers_and_dear_cache_writes_to_test_with() -> None:
     assert (sonnet.input, sonnet.cache_write, sonnet.cache_write_1h) == (3 * NANO, 3_750_000_000, 6 * NANO)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(METERS, st.sampled_from(("gpt-5", "gpt-4o", "o3", "gpt-5.5")), st.sampled_from(catalogue.SERVICE_TIERS))
 def test_a_service_tier_costs_what_the_list_says(meters: Meters, model: str, tier: str) -> None:
     listed = found(model, "openai")

@@ -265,7 +265,7 @@ OUT = ("output", "reasoning", "audio_output")
 PIECES = ("images", "milliseconds", "characters")
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.data(), st.lists(PRICES, min_size=1, max_size=4), st.booleans(), st.integers(0, 5))
 def test_no_charge_within_the_bounds_exceeds_the_quote(
     data: st.DataObject, prices: list[Price], media: bool, searches: int

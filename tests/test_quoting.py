@@ -178,7 +178,7 @@ def searched(found: Quote, price: Dearest, room: int) -> int | None:
     return low
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(quotes(), st.data())
 def test_the_clamp_is_the_largest_output_that_fits(pair: tuple[Quote, Dearest], data: st.DataObject) -> None:
     found, price = pair

@@ -287,7 +287,7 @@ SEEDS = st.integers(0, 2**32)
 
 
 @given(seed=SEEDS)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_any_history_moves(seed: int) -> None:
     """Balances, expiry, limits and reports are the same on the other box."""
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:

@@ -297,7 +297,7 @@ class Walk:
 
 
 @given(seed=SEEDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_random_walk(seed: int) -> None:
     with TemporaryDirectory() as folder:
         walk = Walk(seed, Path(folder) / "x.db")
@@ -397,7 +397,7 @@ class Flight:
 
 
 @given(seed=SEEDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_requests_in_flight_while_credits_expire(seed: int) -> None:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger, "LOOK_AGAIN_MS", 0)  # else what is left over expires a little late

@@ -891,4 +891,4 @@ class Life(RuleBasedStateMachine):
 
 
 def test_a_random_walk() -> None:
-    run_state_machine_as_test(Life, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(Life, settings=settings(max_examples=60, stateful_step_count=40))

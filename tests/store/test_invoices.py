@@ -58,7 +58,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(STEPS, st.sampled_from(("UTC", "America/New_York")), st.sampled_from(("2024-09-20", "2024-11-01", "2025-01-01")))
 def test_every_movement_is_on_one_invoice(steps: list[tuple[int, str, str, int]], zone: str, pruned: str) -> None:
     with TemporaryDirectory() as folder:

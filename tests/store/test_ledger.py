@@ -151,7 +151,7 @@ class Walk(RuleBasedStateMachine):
 
 
 def test_a_random_walk() -> None:
-    run_state_machine_as_test(Walk, settings=settings(max_examples=30, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(Walk, settings=settings(max_examples=30, stateful_step_count=30))
 
 
 # ── refs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -477,7 +477,7 @@ class Walk(RuleBasedStateMachine):
 
 
 def test_a_random_walk() -> None:
-    walk(Walk, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
+    walk(Walk, settings=settings(max_examples=60, stateful_step_count=40))
 
 
 # ── which limits apply ────────────────────────────────────────────────────────────────────────────────────────────────

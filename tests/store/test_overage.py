@@ -435,4 +435,4 @@ class Month(RuleBasedStateMachine):
 
 
 def test_no_order_of_events_overspends() -> None:
-    run_state_machine_as_test(Month, settings=settings(max_examples=60, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(Month, settings=settings(max_examples=60, stateful_step_count=30))

@@ -167,7 +167,7 @@ MOVES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(MOVES)
 def test_the_same_version_means_the_same_prices(moves: list[tuple[str, int, int]]) -> None:
     """Against a plain dictionary of who was set when; and whoever sees an old version can tell."""

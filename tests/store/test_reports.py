@@ -226,7 +226,7 @@ def passes(one: Request, filters: dict[str, str | None]) -> bool:
     return True
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(by=st.lists(st.sampled_from(sorted(GROUPS)), min_size=1, max_size=4, unique=True), filters=FILTERS)
 def test_groups_and_filters_together(
     history: tuple[Book, list[Request]], by: list[str], filters: dict[str, str | None]

@@ -206,7 +206,7 @@ spoiling = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(requests=requests, spoiling=spoiling)
 def test_putting_right_restores_exactly(requests: list[tuple[int, int, str, str, str]], spoiling: list[str]) -> None:
     with TemporaryDirectory() as folder:
