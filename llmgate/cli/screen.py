@@ -114,9 +114,8 @@ def _write_blocks(console: Console, columns: Sequence[Column], rows: Iterable[Ce
     for number, row in enumerate(rows):
         if number:
             console.print()
-        titles = (column.title for column in columns)
-        pairs = [(title, cell) for title, cell in zip(titles, row, strict=True) if cell]
-        console.print(_fields(pairs, console.width))
+        told = (pair for pair in zip(columns, row, strict=True) if pair[0].show is not Show.SPARE)
+        console.print(_fields([(column.title, cell) for column, cell in told if cell], console.width))
 
 
 def _fields(pairs: Sequence[tuple[str, str]], width: int) -> Table:
