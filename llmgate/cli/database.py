@@ -217,7 +217,7 @@ def _pruned(day: str, gone: store_prune.Sums, size: int, free: int, *, dry_run: 
         return f"there are no requests before {day}: nothing to prune"
     what = f"{_requests(gone.requests)} of {gone.first} to {gone.last}, charged {dollars(gone.charge_nano)}"
     if dry_run:
-        return f"would sum up {what}, of {gone.accounts:,} accounts: nothing was changed"
+        return f"would sum up {what}: nothing was changed"
     room = f"; of its {size:,} bytes {free:,} are free for the next ones" if free else f"; it has {size:,} bytes"
     back = ", --vacuum gives them back to the disk" if free else ""
     return f"summed up {what}: no figure has changed{room}{back}"
