@@ -192,9 +192,8 @@ def report(
 
 def _tell_gone(gone: int) -> None:
     if gone:
-        note(
-            f"{gone} requests of this time were pruned: their tags, hours and prices are gone, and they are not counted"
-        )
+        were = "1 request of this time was" if gone == 1 else f"{gone:,} requests of this time were"
+        note(f"{were} pruned, and {'is' if gone == 1 else 'are'} not counted: only whole days' sums are left of that")
 
 
 def _with_shares(tx: Tx, groups: list[str], rows: list[Row], total: Row, filters: dict[str, Any]) -> list[Row]:
