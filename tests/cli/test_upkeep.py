@@ -279,7 +279,10 @@ def test_what_is_gone_is_told(aged: Cli) -> None:
         assert "pruned" in told
     for words in (["usage", "--since", "30d"], ["usage", "--last", "1"], ["export", "usage", "--since", "30d"]):
         assert "pruned" not in aged(*words).err
-    assert "3 requests of this time were pruned, and are not counted" in aged("report", "--by", "tag", "--since", "600d").err
+    assert (
+        "3 requests of this time were pruned, and are not counted"
+        in aged("report", "--by", "tag", "--since", "600d").err
+    )
     refused = aged("credits", "refund", "3", code=1).err
     assert "were pruned" in refused
     assert "credits add" in refused
