@@ -37,6 +37,9 @@ MOST_BODY = 256 * 1024
 
 LONGEST_IDEMPOTENCY_KEY = 255
 
+SHORT_TOKEN = 16
+"""Characters of an ADMIN_TOKEN below which whoever started the gateway is warned."""
+
 LISTS = ("by", "tag")
 """Fields of a query that may be given several times."""
 
@@ -47,6 +50,9 @@ class Api:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._door = Door(gateway)
+        token = gateway.config.admin_token
+        if token is not None and len(token.reveal()) < SHORT_TOKEN:
+            log.warning("ADMIN_TOKEN has fewer than %d characters: it can be guessed, take a longer one", SHORT_TOKEN)
         durable = gateway.config.accounting.durability == "full"
         self._desk = Desk(gateway.database.path, gateway.reader, durable=durable)
         paths: dict[str, dict[str, Route]] = defaultdict(dict)
