@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -26,6 +27,7 @@ from . import bodies
 from .calls import Call, Route
 from .desk import Desk, Done, Terms
 from .document import openapi
+from .pages import FILES, File, content
 from .routes import ROUTES
 
 log = logging.getLogger("llmgate.admin")
@@ -34,6 +36,9 @@ MOST_BODY = 256 * 1024
 """Bytes of a body: the longest that is any use has some lists of globs."""
 
 LONGEST_IDEMPOTENCY_KEY = 255
+
+SHORT_TOKEN = 16
+"""Characters of an ADMIN_TOKEN below which whoever started the gateway is warned."""
 
 LISTS = ("by", "tag")
 """Fields of a query that may be given several times."""
@@ -45,6 +50,9 @@ class Api:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._door = Door(gateway)
+        token = gateway.config.admin_token
+        if token is not None and len(token.reveal()) < SHORT_TOKEN:
+            log.warning("ADMIN_TOKEN has fewer than %d characters: it can be guessed, take a longer one", SHORT_TOKEN)
         durable = gateway.config.accounting.durability == "full"
         self._desk = Desk(gateway.database.path, gateway.reader, durable=durable)
         paths: dict[str, dict[str, Route]] = defaultdict(dict)
@@ -54,6 +62,7 @@ class Api:
         self._router = Router(
             [
                 StarletteRoute("/openapi.json", described),
+                *(StarletteRoute(path, _File(file)) for path, file in FILES.items()),
                 *(StarletteRoute(path, _Path(self, of)) for path, of in paths.items()),
             ],
             default=_nothing,
@@ -141,6 +150,21 @@ class _Described:
             raise _wrong_method(scope, ("GET",))
         headers = {"x-request-id": scope["request_id"]}
         await Response(self._document, 200, headers, "application/json")(scope, receive, send)
+
+
+class _File:
+    """A file of the pages that show the document."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in ("GET", "HEAD"):
+            raise _wrong_method(scope, ("GET",))
+        packed = b"gzip" in (header(scope["headers"], b"accept-encoding") or b"")
+        body, headers = await asyncio.to_thread(content, self._file, packed=packed)
+        headers = headers | {"x-request-id": scope["request_id"]}
+        await Response(body, 200, headers, self._file.content_type)(scope, receive, send)
 
 
 def _wrong_method(scope: Scope, answered: Iterable[str]) -> Refusal:

@@ -11,7 +11,7 @@ import msgspec
 from .. import __version__
 from ..errors import CODES
 from ..names import NAME
-from .answers import Error
+from .answers import Error, Told
 from .calls import Route
 
 REF = "#/components/schemas/{name}"
@@ -105,6 +105,9 @@ def _operation(route: Route, of: dict[str, Any], components: dict[str, Any]) -> 
         about = "The ETag of what is to be changed: 412 if somebody changed it since."
         parameters.append(_header("If-Match", about, {}, required=route.must_match))
     answered = {"description": "Done." if route.writes else "Found.", "content": _json(of[_named(route.answer)])}
+    if getattr(route.answer, "version", Told.version) is not Told.version:
+        about = "What to send as If-Match with a change."
+        answered["headers"] = {"ETag": {"description": about, "schema": {"type": "string"}}}
     errors = {str(CODES[code].http): code for code in codes_of(route)}
     return {
         "operationId": f"{route.method.lower()}_{route.does.__name__}",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import Failure
 from ..store import admins
 from ..store.admins import Scope
 from ..store.db import Row as StoreRow
@@ -87,9 +88,20 @@ def add(
         if session(ctx).wanted is not Format.TABLE:
             single(ctx, MADE, {"key": key, **row, "url": url}, zone=db.zone)
             return
+        _hand_over(name, key)
+        note(f"admin key of {name} (scope {scope}), for {url}; it is shown this once")
+
+
+def _hand_over(name: str, key: str) -> None:
+    """Show a key, or say what to do where it can't be shown: it is known at no other moment."""
+    try:
         sys.stdout.write(f"{key}\n")
         sys.stdout.flush()
-        note(f"admin key of {name} (scope {scope}), for {url}; it is shown this once")
+    except OSError as error:
+        raise Failure(
+            f"the admin key of {name} was made, but can't be shown ({error.strerror or error}): "
+            f"`llmgate admins revoke {name}`, and add it again"
+        ) from error
 
 
 @verb(

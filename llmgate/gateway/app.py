@@ -28,7 +28,7 @@ log = logging.getLogger("llmgate.server")
 MODELS = re.compile(rb"/v1(?:alpha|beta)?/models(?:/(.+))?")
 
 
-BESIDE = (b"/admin", b"/openapi.json")
+BESIDE = (b"/admin", b"/openapi.json", b"/docs", b"/redoc")
 """What the application beside the walk answers: these, and all that begin so."""
 
 Beside = Callable[[Scope, Receive, Send], Awaitable[None]]

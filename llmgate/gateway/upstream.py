@@ -37,6 +37,7 @@ _NOT_FORWARDED = HOP_BY_HOP | frozenset(
     {*KEY_HEADERS, b"host", b"cookie", b"forwarded", b"x-user-id", b"x-plan-id", b"x-real-ip", b"accept-encoding"}
     | {b"content-length", b"content-encoding", b"expect", b"via"}
     | {b"x-http-method-override", b"x-http-method", b"x-method-override"}  # what is free to GET may not be to POST
+    | {b"x-admin-token"}  # ours, sent to the wrong door
     | {b"origin"}  # of a page that calls us; Anthropic answers it with 401
     | {b"x-goog-fieldmask"}  # see `_HIDES_USAGE`
     # Which of the admin's own accounts pays is for the admin to say, in `headers`.

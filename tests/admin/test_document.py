@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from llmgate.admin.document import PARAMS, openapi
+from llmgate.admin.pages import FILES
 from llmgate.admin.routes import ROUTES
 
 from .conftest import Office
@@ -61,6 +62,30 @@ def test_every_operation_has_its_own_name_and_says_what_it_does() -> None:
         assert re.fullmatch(r"[A-Z].*\.", one["summary"]), one["summary"]
         assert set(one["responses"]) >= {"400", "401", "429", "503"}
     assert {name for _, path in OPERATIONS for name in re.findall(r"\{(\w+)\}", path)} == set(PARAMS)
+
+
+SOURCE = re.compile(r'(?:src|href)="([^"]+)"')
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+def test_pages_show_it_with_nothing_from_elsewhere(office: Office, page: str) -> None:
+    client, url = office.served.client, office.served.url
+    answer = client.get(url + page)
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert not re.search(r"<script>|<style|\son\w+=", answer.text), "no script stands in the page"
+    sources = SOURCE.findall(answer.text)
+    assert sources
+    for source in sources:
+        assert not source.startswith(("http", "/")), "also below a proxy's prefix"
+        plain = client.get(f"{url}/{source}")
+        assert plain.status_code == 200, source
+        packed = client.get(f"{url}/{source}", headers={"accept-encoding": "gzip"})
+        assert packed.content == plain.content
+        kept = FILES.get(f"/{source}")
+        assert ("content-encoding" in packed.headers) == (kept is not None and kept.name.endswith(".gz"))
+    assert client.post(url + page).status_code == 405
+    assert client.head(url + page).status_code == 200
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 
 import pytest
 
-from .conftest import Cli, plain
+from .conftest import PROGRAM, Cli, plain
 
 KEY = re.compile(r"sk-lg-admin-[0-9A-Za-z]{49}")
 
@@ -48,3 +50,17 @@ def test_on_a_terminal(cli: Cli, columns: int) -> None:
     out = plain(cli.terminal("admins", columns=columns).out)
     assert "ops" in out
     assert max(map(len, out.splitlines())) <= columns
+
+
+def test_a_key_that_can_t_be_shown(cli: Cli) -> None:
+    done = subprocess.run(
+        f"{shlex.join([*PROGRAM, 'admins', 'add', 'ops'])} > /dev/full",
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=cli.folder,
+        env=cli.env,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "`llmgate admins revoke ops`, and add it again" in done.stderr

@@ -21,6 +21,7 @@ from tests.served import (
     Person,
     Served,
     answers,
+    chat_body,
     completion,
     error_of,
     main_upstream,
@@ -240,3 +241,16 @@ def test_who_guesses_is_asked_to_wait(up: Replay, tmp_path: Path) -> None:
         assert 1 <= int(answer.headers["retry-after"]) <= FORGET_S
         error_of(answer, 429, "rate_limited")
         error_of(get(served, "/metrics"), 401, "missing_key")
+
+
+def test_an_admin_token_that_goes_astray_is_not_sent_on(up: Replay, served: Served) -> None:
+    answer = served.post(served.person(), chat_body(), headers={"x-admin-token": TOKEN})
+    assert answer.status_code == 200
+    assert TOKEN not in str(up.requests[-1].headers)
+
+
+def test_a_short_admin_token_is_warned_of(up: Replay, tmp_path: Path) -> None:
+    with Served(tmp_path, {"upstreams": {"main": main_upstream(up)}}, env={"ADMIN_TOKEN": "hunter2"}) as served:
+        served.secrets.append("hunter2")
+        assert get(served, "/metrics", "hunter2").status_code == 200
+        assert "ADMIN_TOKEN has fewer than 16 characters" in served.log()
