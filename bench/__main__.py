@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmgate import __version__
+from llmgate.engines import ENGINES
 
 from . import load
 from .legs import SHAPES, TARGETS, Leg, Ratio, Result, Shape, measure
@@ -29,7 +30,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing that was started is left behind
     try:
         with _progress() as say:
-            result = measure(load.LOADS[args.load], rounds=args.rounds, seconds=args.seconds, say=say)
+            result = measure(
+                load.LOADS[args.load], engine=args.engine, rounds=args.rounds, seconds=args.seconds, say=say
+            )
     except BenchError as error:
         print(json.dumps({"error": str(error)}) if args.json else f"bench: {error}", file=sys.stderr)
         return 1
@@ -49,6 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=_positive, default=1.0, help="how long each leg lasts (default: 1)")
     parser.add_argument("--rounds", type=int, choices=range(1, 101), metavar="N", default=3, help="(default: 3)")
     parser.add_argument("--load", choices=load.LOADS, default=load.best(), help="(default: wrk where it is installed)")
+    parser.add_argument("--engine", choices=ENGINES, default="hypercorn", help="(default: hypercorn)")
     parser.add_argument("--json", action="store_true", help="write JSON")
     return parser.parse_args()
 
@@ -72,7 +76,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 def _show(result: Result, args: argparse.Namespace) -> None:
     console = Console()
-    title = f"llmgate {__version__}, Python {platform.python_version()}, load by {args.load}"
+    title = f"llmgate {__version__}, Python {platform.python_version()}, {args.engine}, load by {args.load}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("leg")
     table.add_column("asked")
@@ -122,6 +126,7 @@ def _for_machines(result: Result, args: argparse.Namespace) -> dict[str, Any]:
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         "pinned": result.pinned,
         "load": args.load,
+        "engine": args.engine,
         "rounds": args.rounds,
         "seconds": args.seconds,
         "legs": [_leg(leg) for leg in result.legs],

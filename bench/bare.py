@@ -1,8 +1,9 @@
 """The yardstick: the least that an ASGI pass-through does on llmgate's server and llmgate's transport.
 
-`python -m bench.bare BASE_URL` serves on a free port of the loopback until its stdin closes. No key, no model, no hold,
-no usage: it reads the body, asks `BASE_URL/v1/chat/completions`, and passes on what comes. What llmgate costs beyond
-this is what llmgate does. The server's settings and the event loop are llmgate's own, so that they stay the same.
+`python -m bench.bare BASE_URL ENGINE` serves on a free port of the loopback until its stdin closes. No key, no model,
+no hold, no usage: it reads the body, asks `BASE_URL/v1/chat/completions`, and passes on what comes. What llmgate costs
+beyond this is what llmgate does. The server's settings and the event loop are llmgate's own, so that they stay the
+same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import httpx
 from hypercorn.asyncio import serve
 
-from llmgate import listening, server
+from llmgate import engines, listening
 from llmgate.config import Server
 from llmgate.gateway.http import Receive, Scope, Send
 from llmgate.gateway.transport import Transport
@@ -35,7 +36,6 @@ class Bare:
         if scope["type"] == "lifespan":
             while (message := await receive())["type"] != "lifespan.shutdown":
                 await send({"type": f"{message['type']}.complete"})
-            await self._transport.aclose()
             await send({"type": "lifespan.shutdown.complete"})
             return
         answer = await self._transport.handle_async_request(
@@ -55,6 +55,9 @@ class Bare:
             await send({"type": "http.response.body", "body": b""})
         await answer.aclose()
 
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
 
 async def _body(receive: Receive) -> bytes:
     pieces = []
@@ -65,16 +68,22 @@ async def _body(receive: Receive) -> bytes:
             return b"".join(pieces)
 
 
-async def main(base_url: str) -> None:
+async def main(base_url: str, engine: str) -> None:
     listener = listening.listen("127.0.0.1:0")
-    app: Any = Bare(base_url)  # hypercorn's types know its own messages only
+    app = Bare(base_url)
 
     async def until_stopped() -> None:
         announce(listener)
         await until_abandoned()
 
-    await serve(app, server.hypercorn_config(Server(), listener), shutdown_trigger=until_stopped, mode="asgi")
+    if engine == "hypercorn":  # as it is, without what llmgate mends in it
+        settings = engines.hypercorn_config(Server(), listener)
+        served: Any = app  # hypercorn's types know its own messages only
+        await serve(served, settings, shutdown_trigger=until_stopped, mode="asgi")
+    else:
+        await engines.ENGINES[engine](app, Server(), listener, until_stopped)
+    await app.aclose()
 
 
 if __name__ == "__main__":
-    run(main(sys.argv[1]))
+    run(main(*sys.argv[1:]))

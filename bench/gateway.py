@@ -27,6 +27,7 @@ STARTS = 3
 CONFIG = """\
 [server]
 bind = "127.0.0.1:0"
+engine = "@ENGINE@"
 
 [log]
 level = "warning"
@@ -44,11 +45,11 @@ price = { input = 1, output = 2 }
 class Gateway:
     """One installation, made in an empty folder."""
 
-    def __init__(self, folder: Path, cores: Cores, upstream: str) -> None:
+    def __init__(self, folder: Path, cores: Cores, upstream: str, engine: str) -> None:
         self._folder = folder
         self._cores = cores
         self._env = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
-        (folder / "llmgate.toml").write_text(CONFIG.replace("@UPSTREAM@", upstream))
+        (folder / "llmgate.toml").write_text(CONFIG.replace("@UPSTREAM@", upstream).replace("@ENGINE@", engine))
         key = self._command("keys", "add", "bench", "--credits", "1000000").strip()
         self.headers = {"Authorization": f"Bearer {key}"}
         self.first_answers_s: list[float] = []

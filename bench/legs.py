@@ -129,17 +129,17 @@ class _Target:
         return Ask(f"{self.base_url}/v1/chat/completions", shape.body(), headers)
 
 
-def measure(load: Load, *, rounds: int, seconds: float, say: Callable[[str], None]) -> Result:
+def measure(load: Load, *, engine: str, rounds: int, seconds: float, say: Callable[[str], None]) -> Result:
     """Raises BenchError where nothing can be measured; what can't be trusted is told in the result."""
     cores = Cores()
     result = Result(cores.pinned)
     with tempfile.TemporaryDirectory(prefix="llmgate-bench-") as name, cores.on(cores.load):
         folder = Path(name)
         say("starting")
-        with _neighbours(cores, folder) as (mock, bare):
+        with _neighbours(cores, folder, engine) as (mock, bare):
             upstream = mock.address()
             (folder / "gateway").mkdir()
-            gateway = Gateway(folder / "gateway", cores, upstream)
+            gateway = Gateway(folder / "gateway", cores, upstream, engine)
             with gateway.serving(SHAPES[0].body()) as process:
                 targets = {
                     "direct": _Target(mock, f"{upstream}/direct"),
@@ -165,13 +165,13 @@ def measure(load: Load, *, rounds: int, seconds: float, say: Callable[[str], Non
 
 
 @contextmanager
-def _neighbours(cores: Cores, folder: Path) -> Iterator[tuple[Process, Process]]:
+def _neighbours(cores: Cores, folder: Path, engine: str) -> Iterator[tuple[Process, Process]]:
     """The mock upstream and the pass-through."""
     env = {"PYTHONPATH": str(REPOSITORY)}
     with running(Process("upstream", ["bench.upstream"], folder, env)) as mock:
         upstream = mock.address()
         with cores.on(cores.gateway):
-            bare = Process("bare", ["bench.bare", f"{upstream}/bare"], folder, env)
+            bare = Process("bare", ["bench.bare", f"{upstream}/bare", engine], folder, env)
         with running(bare):
             yield mock, bare
 

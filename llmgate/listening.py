@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from .config import Server, split_bind
@@ -60,6 +61,23 @@ def check_tls(server: Server) -> None:
     except (OSError, ssl.SSLError) as error:
         reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
         raise ConfigError(f"[server] certfile {server.certfile} can't be used: {reason or error}") from error
+
+
+FAST = ("uvicorn", "httptools")
+"""What the engine uvicorn takes: the extra `llmgate[fast]`."""
+
+
+def missing(server: Server) -> str | None:
+    """What to say where the engine isn't installed."""
+    if server.engine != "uvicorn" or all(map(find_spec, FAST)):
+        return None
+    return '[server] engine = "uvicorn" isn\'t installed: `pip install \'llmgate[fast]\'`, or engine = "hypercorn"'
+
+
+def check_engine(server: Server) -> None:
+    """Raises ConfigError where the engine isn't installed."""
+    if told := missing(server):
+        raise ConfigError(told)
 
 
 def certificate_ends_ms(server: Server) -> int | None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine
@@ -14,17 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hypercorn.asyncio import serve as hypercorn_serve
-from hypercorn.config import Config as HypercornConfig
-
-from . import http2, logs
+from . import logs
 from .admin.api import Api
-from .config import Resolved, Server
+from .config import Resolved
+from .engines import ENGINES, LEAVE_S
 from .errors import LlmgateError, StorageError
 from .gateway.app import App
 from .gateway.pipeline import Gateway
 from .gateway.writer import Writer
-from .listening import BACKLOG, check_tls
+from .listening import check_engine, check_tls
 from .plans import policy_of
 from .store import accounts, holds, ledger, workers
 from .store.db import Database
@@ -32,18 +29,12 @@ from .store.workers import Worker
 
 log = logging.getLogger("llmgate.server")
 
-KEEP_ALIVE_S = 75.0
-"""Longer than clients' pools keep a connection, so that it is they who close it, not we under their next request."""
-
 KEEP_UP_EVERY_S = 30.0
 """How often a daemon looks for what other processes left behind when they died, and for credits that have expired."""
 
 GARBAGE_EVERY = 10_000
 """New objects between two looks for garbage in circles. Python's own 700 are those of two or three requests, and each
 look at them costs a tenth of all processor time; a request leaves hardly any such garbage behind."""
-
-LEAVE_S = 5.0
-"""What connections get beyond the grace of their requests, to send the last bytes."""
 
 
 def serve(
@@ -62,8 +53,8 @@ def serve(
     config = resolved.config
     policy = policy_of(config)
     logs.set_up(config.log, several=config.server.workers > 1)
+    check_engine(config.server)
     check_tls(config.server)
-    http2.mend()
     with Database(database, actor="serve") as store, asyncio.Runner(loop_factory=loop_factory()) as runner:
         worker = Worker(database)
         try:
@@ -97,9 +88,8 @@ class Daemon:
         old, new = self._gateway.config.server, fresh.config.server
         self._gateway.reload(fresh.config, fresh.upstreams)
         log.info("the config was reloaded: %d upstreams", len(fresh.upstreams))
-        stays = [
-            name for name in ("bind", "workers", "certfile", "keyfile") if getattr(old, name) != getattr(new, name)
-        ]
+        fixed = ("bind", "workers", "engine", "certfile", "keyfile")
+        stays = [name for name in fixed if getattr(old, name) != getattr(new, name)]
         if stays:
             log.warning("what was changed of [server] %s takes a restart", ", ".join(stays))
         self.tell_lost()
@@ -155,12 +145,9 @@ async def _run(
         ready()
         await daemon.stopping.wait()
 
-    # hypercorn's types know its own messages only; ours are the dictionaries that ASGI defines.
+    engine = ENGINES[config.server.engine]
     api = Api(gateway)
-    app: Any = App(gateway, api)
-    settings = hypercorn_config(config.server, listener)
-    listener.close()  # hypercorn's copy is left, and closed as soon as it stops: whoever comes then is refused at once
-    serving = asyncio.create_task(hypercorn_serve(app, settings, shutdown_trigger=until_stopped, mode="asgi"))
+    serving = asyncio.ensure_future(engine(App(gateway, api), config.server, listener, until_stopped))
     try:
         await asyncio.wait({serving, grace}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
@@ -219,24 +206,6 @@ async def _grace(gateway: Gateway, daemon: Daemon, grace_s: float) -> None:
         await asyncio.wait_for(daemon.hurried.wait(), grace_s)
     gateway.interrupt_all()
     await asyncio.sleep(LEAVE_S + 1)
-
-
-def hypercorn_config(server: Server, listener: socket.socket) -> HypercornConfig:
-    config = HypercornConfig()
-    config.bind = [f"fd://{os.dup(listener.fileno())}"]  # hypercorn closes what it is given
-    config.certfile = server.certfile
-    config.keyfile = server.keyfile
-    config.accesslog = None  # it would print query strings
-    config.errorlog = logging.getLogger("llmgate.hypercorn")
-    config.errorlog.setLevel(logging.WARNING)
-    config.backlog = BACKLOG
-    config.keep_alive_timeout = KEEP_ALIVE_S
-    config.keep_alive_max_requests = 10**9
-    config.graceful_timeout = server.shutdown_grace + LEAVE_S
-    config.h11_max_incomplete_size = 64 * 1024
-    config.include_server_header = False
-    config.include_date_header = False
-    return config
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -30,6 +30,7 @@ from ..config import (
 )
 from ..config.paths import is_file
 from ..errors import ConfigError, ProblemsFound, Refusal
+from ..listening import missing
 from ..store import schema
 from ..store.condition import Condition, look
 from ..store.db import now_ms
@@ -189,6 +190,8 @@ def plans(facts: Facts) -> Iterator[str]:
 
 def bind(facts: Facts) -> Iterator[str]:
     # Who names trusted proxies has one in front, and TLS is its business.
+    if facts.ready and (lacking := missing(facts.ready.config.server)):
+        yield lacking
     if facts.ready and not facts.ready.config.server.trusted_proxies and (warning := exposed(facts.ready)):
         yield warning
 

@@ -44,11 +44,18 @@ def serve(
             "--workers", metavar="N", help=f"How many processes serve, 1 to {MOST_WORKERS}.", show_default=False
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine", metavar="NAME", help="The HTTP server: hypercorn or uvicorn (faster).", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Answer requests until it is told to stop (Ctrl-C or SIGTERM); SIGHUP reads the config again.
 
     Requests in flight are let end, for [server] shutdown_grace seconds at most, or until it is told again; what was
-    served is charged in any case. SIGHUP changes nothing if the config has a mistake, and never bind and workers.
+    served is charged in any case. SIGHUP changes nothing if the config has a mistake, and never bind, workers and
+    engine.
 
     More than one worker share the port and the database, under a parent that serves nothing: signals go to it, a worker
     that dies is started anew, and none outlives it.
@@ -56,9 +63,10 @@ def serve(
 
     def ready_config() -> Resolved:
         config, env = load(session(ctx).config_file)
-        return _as_asked(resolve(config, env), bind, workers)
+        return _as_asked(resolve(config, env), bind, workers, engine)
 
-    resolved = _as_asked(resolve(*loaded(ctx)), bind, workers)
+    resolved = _as_asked(resolve(*loaded(ctx)), bind, workers, engine)
+    listening.check_engine(resolved.config.server)
     with open_store(ctx) as db, db.read() as tx:
         living = len(keys.list_keys(tx))
     listener = listening.listen(resolved.config.server.bind)
@@ -87,7 +95,7 @@ def serve(
         server.serve(resolved, store_path(ctx), listener, obey=obey, ready=announce)
 
 
-def _as_asked(resolved: Resolved, bind: str | None, workers: str | None) -> Resolved:
+def _as_asked(resolved: Resolved, bind: str | None, workers: str | None, engine: str | None) -> Resolved:
     """The config with what the command line says instead. Raises UsageError."""
     changes: dict[str, Any] = {}
     if bind is not None:
@@ -97,6 +105,10 @@ def _as_asked(resolved: Resolved, bind: str | None, workers: str | None) -> Reso
         if not workers.isdecimal() or not 1 <= int(workers) <= MOST_WORKERS:
             raise UsageError(f"--workers must be a whole number from 1 to {MOST_WORKERS}, not {workers!r}")
         changes["workers"] = int(workers)
+    if engine is not None:
+        if engine not in ("hypercorn", "uvicorn"):
+            raise UsageError(f"--engine must be hypercorn or uvicorn, not {engine!r}")
+        changes["engine"] = engine
     server = msgspec.structs.replace(resolved.config.server, **changes)
     return resolved._replace(config=msgspec.structs.replace(resolved.config, server=server))
 

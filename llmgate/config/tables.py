@@ -57,6 +57,7 @@ from .rules import (
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     bind: Bind = "127.0.0.1:8000"
     workers: Workers = 1
+    engine: Literal["hypercorn", "uvicorn"] = "hypercorn"
     max_body: Size = 32 * 2**20
     certfile: FilePath | None = None
     keyfile: FilePath | None = None
