@@ -63,16 +63,20 @@ def _execute(args: list[str]) -> int:
         from . import completion  # nobody else asks what could be typed
 
         completion.answer(root, args, PROGRAM)
+    code = 0
     try:
         with root.make_context(PROGRAM, args, obj=session) as ctx:
             root.invoke(ctx)
         for text in session.afterwards:
             note(text)
     except typer.Exit as leave:
-        return leave.exit_code
-    finally:
-        sys.stdout.flush()
-    return 0
+        code = leave.exit_code
+    except BaseException:
+        with suppress(OSError):  # what went wrong first says more
+            sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return code
 
 
 def _check_text(args: Sequence[str]) -> None:
