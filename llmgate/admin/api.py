@@ -8,6 +8,7 @@ import re
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -131,7 +132,7 @@ class _Path:
         if route is None:
             raise _wrong_method(scope, self._of)
         done = await self._api.answer(route, scope, receive)
-        headers = {"x-request-id": scope["request_id"], "cache-control": "no-store"}
+        headers = _own(scope) | {"cache-control": "no-store"}
         if done.etag is not None:
             headers["etag"] = done.etag
         if done.repeated:
@@ -148,7 +149,7 @@ class _Described:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD"):
             raise _wrong_method(scope, ("GET",))
-        headers = {"x-request-id": scope["request_id"]}
+        headers = _own(scope)
         await Response(self._document, 200, headers, "application/json")(scope, receive, send)
 
 
@@ -163,8 +164,13 @@ class _File:
             raise _wrong_method(scope, ("GET",))
         packed = b"gzip" in (header(scope["headers"], b"accept-encoding") or b"")
         body, headers = await asyncio.to_thread(content, self._file, packed=packed)
-        headers = headers | {"x-request-id": scope["request_id"]}
+        headers = headers | _own(scope)
         await Response(body, 200, headers, self._file.content_type)(scope, receive, send)
+
+
+def _own(scope: Scope) -> dict[str, str]:
+    """What every answer carries."""
+    return {"date": formatdate(usegmt=True), "x-request-id": scope["request_id"]}
 
 
 def _wrong_method(scope: Scope, answered: Iterable[str]) -> Refusal:
@@ -184,7 +190,7 @@ async def _refuse(error: LlmgateError, scope: Scope, receive: Receive, send: Sen
     """An error in the one shape that all of them have: OpenAI's. What is typed wrongly is an invalid request here."""
     if error.code == "usage_error":
         error = Refusal(error.message, param=error.param)
-    headers = dict(error.headers) | {"x-request-id": scope["request_id"], "cache-control": "no-store"}
+    headers = dict(error.headers) | _own(scope) | {"cache-control": "no-store"}
     if error.code in ("missing_key", "invalid_key", "key_revoked"):
         headers["www-authenticate"] = 'Bearer realm="llmgate admin"'
     if scope["method"] not in ("GET", "HEAD") and names_connections(scope):

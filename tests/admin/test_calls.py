@@ -384,6 +384,7 @@ def test_what_is_wrong_is_named(
     error = error_of(answer, status, codes[status])
     assert error["param"] == param, error
     assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["date"].endswith(" GMT")
 
 
 def test_a_key_in_the_path_is_not_repeated(ops: Admin, office: Office) -> None:
