@@ -21,7 +21,7 @@ from .endpoint import Dialect, Endpoint, Terms
 from .heard import Heard, SseStream
 from .openai_usage import counted, part, read_usage
 from .sse import Event
-from .weight import Medium, Weight, unread_bytes
+from .weight import Medium, Weight, unread_bytes, utf8_len
 
 OUTPUT_BOUNDS = ("n_predict", "max_completion_tokens", "max_tokens")
 """Fields that bound the output, in one or the other upstream."""
@@ -286,8 +286,11 @@ class _Said(msgspec.Struct):
     audio: Any = None
 
     def text_bytes(self) -> int:
-        said = (self.content, self.reasoning_content or self.reasoning, self.refusal)
-        return weigh(*filter(None, (*said, self.tool_calls, self.function_call))).text
+        whole = (self.content, self.reasoning_content or self.reasoning, self.refusal, self.tool_calls)
+        said = [one for one in (*whole, self.function_call) if one]
+        if len(said) == 1 and isinstance(said[0], str):
+            return utf8_len(said[0])  # a piece of a stream, nearly always
+        return weigh(*said).text if said else 0
 
 
 class _Choice(msgspec.Struct):
