@@ -184,6 +184,8 @@ class Exchange:
         # what is being waited for
         self.watching: asyncio.Task[None] | None = None
         """Whether its client leaves."""
+        self.swept = False
+        """It was looked at once since that may be watched."""
         self.watch: Callable[[], Coroutine[Any, Any, None]] | None = None
         """Begins that; None: it isn't worth watching any more, or not yet."""
         self.span: Span | None = None

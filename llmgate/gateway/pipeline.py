@@ -107,7 +107,7 @@ MOST_DRAINS = 256
 
 SWEEP_S = 0.1
 """How often deadlines are looked at: one timer for all requests, rather than one per read. Whether its client leaves is
-watched from the first look on: most requests of the kind that come by the thousand are over by then."""
+watched from the second look on: most requests of the kind that come by the thousand are over by then."""
 
 
 class Gateway:
@@ -493,6 +493,7 @@ class Gateway:
             exchange.watch = None
             if exchange.watching is not None:
                 exchange.watching.cancel()
+                exchange.watching = None  # what it ends with holds its frame, and that the exchange: a circle
             self._finish(exchange)
             if exchange.answer is not None:
                 await exchange.answer.close()
@@ -723,7 +724,9 @@ class Gateway:
         now = time.monotonic()
         for exchange in list(self.in_flight):
             if exchange.watching is None and exchange.watch is not None:
-                exchange.watching = asyncio.ensure_future(exchange.watch())
+                if exchange.swept:
+                    exchange.watching = asyncio.ensure_future(exchange.watch())
+                exchange.swept = True
             if now >= exchange.total_deadline:
                 exchange.interrupt(Cut.TOTAL)
             elif now >= exchange.deadline:
