@@ -167,12 +167,11 @@ def _places(
     real = [upstream for upstream in upstreams.values() if upstream.preset != "sandbox"] or upstreams.values()
     speaking = [upstream for upstream in real if format in upstream.formats]
     # The catalogue is large: it stays unread as long as nobody here is priced by it.
-    provider = catalogue.provider_of(model) if any(upstream.catalogue for upstream in speaking) else None
-    if provider:
-        known = [upstream for upstream in speaking if upstream.catalogue == provider]
-        known = known or [
-            upstream for upstream in speaking if upstream.catalogue and catalogue.lists(model, upstream.catalogue)
-        ]
+    priced = [upstream for upstream in speaking if upstream.catalogue]
+    if priced:
+        provider = catalogue.provider_of(model)  # by the pattern of its name; of embeddings, say, there is none
+        known = [upstream for upstream in priced if upstream.catalogue == provider]
+        known = known or [upstream for upstream in priced if catalogue.lists(model, str(upstream.catalogue))]
         if known:
             return [_Place(known[0], model)]
     if len(speaking) == 1:

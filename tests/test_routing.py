@@ -115,6 +115,12 @@ LIST, OWN = CostSource.CATALOGUE, CostSource.CONFIG
             [Way("mistral/mistral-large-latest", None, listed("mistral-large-latest", "mistral"), LIST)],
         ),
         (OPENAI + LOCAL, "gpt-4o", [Way("openai/gpt-4o", None, GPT_4O, LIST)]),
+        # one whose name follows no pattern of its vendor, by the list alone
+        (
+            OPENAI + MISTRAL + LOCAL,
+            "text-embedding-3-small",
+            [Way("openai/text-embedding-3-small", None, listed("text-embedding-3-small", "openai"), LIST)],
+        ),
         # another vendor's model, at the one who has it on its list too
         (AZURE + LOCAL, "gpt-4o", [Way("azure/gpt-4o", None, listed("gpt-4o", "azure"), LIST)]),
         # by upstream and model

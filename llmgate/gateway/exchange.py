@@ -205,7 +205,7 @@ class Exchange:
     def in_vain(self, answer: Answer, got: bytes) -> None:
         """Nobody gets this answer, or what came of it: what it was billed is a cost of the house."""
         assert self.priced is not None
-        attempt = attempt_of(self.priced, answer.status, self.hear(answer, got))
+        attempt = attempt_of(self.priced, self.ask, answer.status, self.hear(answer, got))
         if attempt is not None:
             self.attempts.append(attempt)
 
@@ -259,7 +259,8 @@ def outcome_of(exchange: Exchange) -> Outcome | None:
     status = _status(exchange)
     attempts = tuple(exchange.attempts)
     if _undelivered(exchange, status):
-        attempt = attempt_of(exchange.priced, exchange.answer.status if exchange.answer else None, heard)
+        refused_with = exchange.answer.status if exchange.answer else None
+        attempt = attempt_of(exchange.priced, exchange.ask, refused_with, heard)
         attempts += (attempt,) if attempt else ()
         heard = None
     meters, source = _used(exchange, heard, status)
@@ -270,7 +271,7 @@ def outcome_of(exchange: Exchange) -> Outcome | None:
         meters=meters,
         upstream=route.upstream.name,
         upstream_model=route.model,
-        cost=_cost(exchange.priced, heard, tier_of(exchange.ask, route.upstream)),
+        cost=_cost(exchange.priced, exchange.ask, heard),
         charge=exchange.priced.charge,
         cost_source=route.tariff.source,
         reported_cost_nano=_reported(exchange.priced, heard),
@@ -296,7 +297,7 @@ def _used(exchange: Exchange, heard: Heard | None, status: Status) -> tuple[Mete
     return Meters(), Source.UPSTREAM
 
 
-def attempt_of(priced: Priced, http_status: int | None, heard: Heard | None) -> Attempt | None:
+def attempt_of(priced: Priced, ask: Ask | None, http_status: int | None, heard: Heard | None) -> Attempt | None:
     """What a try that brought nothing was billed, as far as the upstream said so; None: nothing that is known."""
     if heard is None or heard.usage is None:
         return None
@@ -309,7 +310,7 @@ def attempt_of(priced: Priced, http_status: int | None, heard: Heard | None) -> 
         http_status=http_status,
         source=Source.UPSTREAM,
         meters=meters,
-        cost=_cost(priced, heard),
+        cost=_cost(priced, ask, heard),
         cost_source=priced.route.tariff.source,
         reported_cost_nano=reported,
     )
@@ -321,10 +322,11 @@ def tier_of(ask: Ask | None, upstream: Upstream) -> str | None:
     return upstream.service_tier or tier if tier in (None, "auto") else tier
 
 
-def _cost(priced: Priced, heard: Heard | None, asked: str | None = None) -> Snapshot:
+def _cost(priced: Priced, ask: Ask | None, heard: Heard | None) -> Snapshot:
     """What the upstream bills by: the price of the service tier that it said, else of the one that was asked for, where
     it has one of its own."""
-    return priced.service_tiers.get((heard.service_tier if heard else None) or asked or "", priced.cost)
+    said = (heard.service_tier if heard else None) or tier_of(ask, priced.route.upstream)
+    return priced.service_tiers.get(said or "", priced.cost)
 
 
 def _reported(priced: Priced, heard: Heard | None) -> int | None:

@@ -289,7 +289,7 @@ class Gateway:
         named = endpoint.refers_to(fields)
         if named:
             self.look(lambda tx: objects.check(tx, named, caller.account_id))
-            exchange.places = self.look(lambda tx: objects.places(tx, named)) & self.upstreams.keys()
+            exchange.places = self.look(lambda tx: objects.places(tx, named))
         if asked.touched:
             self.look(lambda tx: objects.check(tx, asked.touched, caller.account_id, unknown=True))
         return fields, await self._claimed(exchange, asked, key_hash, tags_of(scope))
@@ -416,8 +416,14 @@ class Gateway:
         """
         while True:
             assert exchange.resolved is not None
+            placing = self._place(claim, exchange.resolved.version)
             try:
-                hold = await self._place(claim, exchange.resolved.version)
+                hold = await placing
+            except asyncio.CancelledError:
+                # Cancelled in the turn in which it was committed: then the writer has told it, and nobody heard.
+                if not placing.cancelled() and placing.exception() is None:
+                    self._unwanted(placing.result())
+                raise
             except prices.Outdated:
                 await self.book()
                 claim = await self._claimed(exchange, asked, claim.key_hash, claim.tags)
