@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import weakref
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 
 from llmgate.gateway import pipeline
+from llmgate.gateway.writer import Writer
 from llmgate.store import keys
 from llmgate.store.db import Tx
+from llmgate.store.holds import Hold
 from tests.replay import Pause, Replay, json_answer, sse, sse_answer, until
 from tests.served import (
     DONE,
@@ -79,6 +82,63 @@ async def test_nothing_is_begun_once_the_gateway_ends(inside: Inside) -> None:
     await serving
     assert (client.status, code_of(client)) == (503, "upstream_unavailable")
     assert inside.value("SELECT count(*) FROM usage") == 0
+
+
+async def test_a_server_that_gives_up_in_the_turn_of_the_commit_leaves_no_hold(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hold is there, and its request isn't: whoever was told of it last lets it go."""
+    alice = inside.person(credits="5")
+    tell, ends = Writer._told, 0
+
+    def told(self: Writer, items: Any, results: list[Any]) -> None:
+        nonlocal ends
+        placed = any(isinstance(result, Hold) for result in results)
+        ends += placed
+        if placed:
+            serving.cancel()  # so that it runs before the walk, which has a result and is cancelled all the same
+        tell(self, items, results)
+
+    monkeypatch.setattr(Writer, "_told", told)
+    _, serving = inside.ask(alice)
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    await until(lambda: inside.held(alice) == 0 and not inside.gateway.in_flight)
+    assert ends == 1
+    assert inside.rows(alice) == []
+    assert inside.value("SELECT sum(held_nano) FROM accounts") == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_server_that_gives_up_in_any_turn_leaves_no_hold(tmp_path: Path, stream: bool) -> None:
+    whole = json_answer(completion(usage=usage_of(10, 5)))
+    pieces = sse_answer(*words("hi"), sse(usage_chunk(10, 5)), DONE)
+    with Replay() as up:
+        up.handler = answers(pieces if stream else whole)
+        async with Inside(tmp_path, {"upstreams": {"main": main_upstream(up)}}) as inside:
+            alice = inside.person(credits="5")
+            for turn in range(60):
+                _, serving = inside.ask(alice, stream=stream)
+                for _ in range(turn):
+                    await asyncio.sleep(0)
+                serving.cancel()
+                await asyncio.wait({serving})
+                await until(lambda: inside.held(alice) == 0 and not inside.gateway.in_flight)
+            assert len(inside.rows(alice)) == len(up.requests)
+            assert inside.value("SELECT sum(held_nano) FROM accounts") == 0
+
+
+async def test_what_lies_at_an_upstream_that_is_gone_lies_nowhere(inside: Inside) -> None:
+    alice = inside.person()
+    with inside.tx() as tx:
+        account = tx.value("SELECT account_id FROM users WHERE name = ?", alice.name)
+        for name, upstream in (("file-x", "gone"), ("file-y", "main")):
+            tx.execute("INSERT INTO objects VALUES (?, ?, ?, 'm', 'm', 1)", (name, account, upstream))
+    for names, status in ((["file-y"], 200), (["file-x"], 404), (["file-x", "file-y"], 404)):
+        content = [{"type": "file", "file": {"file_id": name}} for name in names]
+        client, serving = inside.ask(alice, messages=[{"role": "user", "content": content}])
+        await serving
+        assert client.status == status
 
 
 async def test_what_was_resolved_is_not_kept_without_end(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
