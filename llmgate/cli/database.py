@@ -12,7 +12,7 @@ from .. import clock
 from ..config import timezone_name
 from ..errors import UsageError
 from ..money import dollars
-from ..store import audit, backups, schema, sizes
+from ..store import audit, backups, schema, sizes, workers
 from ..store import prune as store_prune
 from ..store.db import Database, Tx
 from ..store.db import set_zone as keep_zone
@@ -159,8 +159,9 @@ def prune(
     they are, and `llmgate verify` holds. What goes: `usage` and `export usage` of these days, their tags and hours, and
     refunds of single requests. It can't be undone: make a backup first (`llmgate db backup FILE`).
 
-    It may run while a daemon serves, and be stopped at any time: the next run goes on. The room is used by the next
-    requests; --vacuum writes the file anew without it, which takes as much room again and lets everybody wait.
+    It may run while a daemon of this version serves, and be stopped at any time: the next run goes on. The room is used
+    by the next requests; --vacuum writes the file anew without it, which takes as much room again and lets everybody
+    wait.
     """
     with open_store(ctx, create=False) as db:
         with db.read() as tx:
@@ -172,6 +173,8 @@ def prune(
         if dry_run:
             gone = ahead
         else:
+            with db.read() as tx:
+                workers.check(tx, db.path)
             if ahead.requests:
                 confirm(ctx, _question(ahead))
             gone = _prune(db, day, ahead)

@@ -85,9 +85,11 @@ def ahead(tx: Tx, before: str) -> Sums:
 def prune(db: Database, before: str) -> Iterator[Sums]:
     """Fold the rows of all days before one. Yields what has gone in all after each transaction.
 
-    Raises Refusal for a day that is too recent, and StorageError; what has gone by then stays so.
+    Raises Refusal for a day that is too recent and beside a worker of an older version, and StorageError; what has gone
+    by then stays so.
     """
     with db.read() as tx:
+        workers.check(tx, db.path)
         kept = kept_from(tx)
         if before > kept:
             raise Refusal(
@@ -98,6 +100,7 @@ def prune(db: Database, before: str) -> Iterator[Sums]:
     seen: set[int] = set()
     while pairs:
         with db.write() as tx:
+            workers.check(tx, db.path)
             until = time.monotonic() + HELD_S
             while True:
                 day, account_id = pairs[-1]

@@ -447,11 +447,14 @@ CREATE TABLE answers (
   PRIMARY KEY (admin, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX answers_by_time ON answers (created_ms);
+
+-- The schema that a worker knows; null: an older one.
+ALTER TABLE workers ADD COLUMN schema INTEGER;
 """
 
 
 def fifth(db: SqliteUtils) -> None:
-    """Admin keys, and what they were answered."""
+    """Admin keys, and what they were answered; which schema a worker knows."""
     _run(db, _FIFTH)
 
 

@@ -13,6 +13,8 @@ import secrets
 import socket
 from pathlib import Path
 
+from ..errors import Refusal
+from . import schema
 from .db import Row, Tx
 
 
@@ -31,8 +33,8 @@ class Worker:
 
     def register(self, tx: Tx) -> None:
         tx.execute(
-            "INSERT INTO workers (id, pid, host, started_ms) VALUES (?, ?, ?, ?)",
-            (self.id, os.getpid(), socket.gethostname(), tx.now_ms),
+            "INSERT INTO workers (id, pid, host, started_ms, schema) VALUES (?, ?, ?, ?, ?)",
+            (self.id, os.getpid(), socket.gethostname(), tx.now_ms, schema.VERSION),
         )
 
     def close(self) -> None:
@@ -71,6 +73,15 @@ def serving(tx: Tx, database: Path) -> list[Row]:
     """The workers that live, the oldest first."""
     rows = tx.execute("SELECT * FROM workers ORDER BY started_ms, id").fetchall()
     return [row for row in rows if _alive(_folder(database) / row["id"])]
+
+
+def check(tx: Tx, database: Path) -> None:
+    """Raises Refusal where a worker that lives knows an older schema: it would count limits without what was pruned."""
+    if any((row["schema"] or 0) < schema.VERSION for row in serving(tx, database)):
+        raise Refusal(
+            "a daemon of an older version serves this database, and doesn't count what is pruned: restart it first",
+            code="conflict",
+        )
 
 
 def _alive(path: Path) -> bool:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmgate.errors import Refusal, StorageError
-from llmgate.store import ledger, prune
+from llmgate.store import ledger, prune, schema
 from llmgate.types import Meters
 
 from ..books import Book
@@ -67,6 +67,19 @@ def test_rows_go_and_sums_stay(old: Book) -> None:
     assert (old.rows("SELECT * FROM rollups"), old.rows("SELECT * FROM accounts")) == before
     assert gone(old, "2025-03-03") == prune.Sums()
     assert old.findings() == []
+
+
+def test_not_beside_a_daemon_of_an_older_version(old: Book) -> None:
+    """It would let requests past limits: what was pruned is no use to it."""
+    with old.write() as tx:
+        tx.execute("UPDATE workers SET schema = NULL")  # so do the versions that don't know of it register
+    with pytest.raises(Refusal, match="restart it first"):
+        gone(old, "2025-03-03")
+    assert old.value("SELECT count(*) FROM pruned") == 0
+    with old.write() as tx:
+        tx.execute("UPDATE workers SET schema = ?", (schema.VERSION,))
+        tx.execute("INSERT INTO workers (id, pid, host, started_ms) VALUES ('dead', 1, 'here', 0)")
+    assert gone(old, "2025-03-03").requests == 12
 
 
 def test_what_is_written_of_it(old: Book) -> None:
