@@ -21,6 +21,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date
 from typing import Any
 
 import msgspec
@@ -40,6 +41,9 @@ from .verify import entries as of_entries
 from .verify import usage as of_usage
 
 Fields = Mapping[str, Any]
+
+MAX_ID = 2**53
+"""Far below where SQLite has no next one. Whatever reads JSON can hold it."""
 
 
 class Wrong(Exception):
@@ -198,6 +202,13 @@ class Arrival:
     # what was used
 
     def pruned(self, row: Fields) -> bool:
+        _within(row, ("id",), 1)
+        _within(row, ("requests", "errors", *METERS), 0)
+        for field in _SUMS_TOLD.values():
+            if row[field] < 0:
+                raise Wrong(field, f"says {dollars(row[field])}, and is never below 0")
+        if date.fromisoformat(row["day"]).isoformat() != row["day"]:
+            raise Wrong("day", f"says {row['day']!r}, not a date such as 2026-11-20")
         values = {"rowid": row["id"], "day": row["day"], **self._whose(row), "names": _text(row["names"] or None)}
         values |= {"team_id": values["team_id"] or 0, "plan": row["plan"] or ""}
         values |= {name: row[name] for name in ("model", "upstream", "upstream_model")}
@@ -215,6 +226,8 @@ class Arrival:
 
     def request(self, row: Fields) -> bool:
         """A usage row, with its tags and attempts."""
+        _within(row, ("id",), 1)
+        _within(row, ("duration_ms", "ttft_ms"), 0)
         meters = {name: row["meters"].get(name, 0) for name in METERS}
         values = {name: row[name] for name in _USAGE_AS_TOLD} | self._whose(row) | meters
         values |= {ours: row[theirs] for ours, theirs in _USAGE_RENAMED.items()}
@@ -251,6 +264,7 @@ class Arrival:
     # what moved money
 
     def entry(self, row: Fields) -> bool:
+        _within(row, ("entry", "reverses", "cause", "usage_id"), 1)
         fields: dict[str, Any] = {ours: row[theirs] for ours, theirs in _ENTRY.items()}
         told, number = _hash(row, "hash"), row["entry"]
         before = self._entry_hashes.get(number - 1, b"" if number == 1 else None)
@@ -473,6 +487,12 @@ def _checked(field: str, check: Callable[..., Any], *values: Any) -> Any:
 def _one_of(row: Fields, field: str, allowed: tuple[str, ...]) -> None:
     if row[field] not in allowed:
         raise Wrong(field, f"says {row[field]!r}, not one of {', '.join(allowed)}")
+
+
+def _within(row: Fields, fields: Iterable[str], least: int) -> None:
+    for field in fields:
+        if row[field] is not None and not least <= row[field] <= MAX_ID:
+            raise Wrong(field, f"says {row[field]}, not {least} to {MAX_ID}")
 
 
 def _hash(row: Fields, field: str) -> bytes | None:

@@ -23,6 +23,22 @@ def found(book: Book) -> list[tuple[str, str, str, str]]:
     return [(one.check, one.subject, one.stored, one.expected) for one in book.findings()]
 
 
+@pytest.mark.parametrize(
+    "day", ["2020", "2025-03-04", "2025-02-26", "2025-02-30", "20250301", "0001-01-01", "9999-12-31"]
+)
+def test_a_day_that_no_request_of_its_time_had(book: Book, day: str) -> None:
+    book.use(book.user("alice"), Meters(input=1, calls=1), day="2025-03-01")
+    book.tamper(f"UPDATE usage SET day = '{day}'", f"UPDATE rollups SET day = '{day}'")
+    assert found(book) == [("day", "usage 1", day, "a date within 2 days of 2025-03-01T12:00:00.000Z")]
+
+
+@pytest.mark.parametrize("day", ["2025-02-28", "2025-03-03"])
+def test_days_of_far_zones(book: Book, day: str) -> None:
+    book.use(book.user("alice"), Meters(input=1, calls=1), day="2025-03-01")
+    book.tamper(f"UPDATE usage SET day = '{day}'", f"UPDATE rollups SET day = '{day}'")
+    assert found(book) == []
+
+
 # ── entries and their causes ──────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ... import pricing
+from ...clock import DAY_MS, rfc3339
 from ...money import ceil_div, dollars
 from ...overage import Terms, charged
 from ...pricing import UNITS, Price
@@ -120,6 +121,17 @@ def rows(tx: Tx, last: int, upto: int, known: Prices) -> Iterator[Finding]:
         if names is not None and not _readable(names):
             yield _differs("names", number, names, "a list of names")
 
+    for number, day, time_ms in tx.execute(_DAYS, (last, upto)):
+        yield _differs("day", number, day, f"a date within 2 days of {rfc3339(time_ms)}")
+
+
+_DAYS = f"""
+SELECT id, day, time_ms FROM usage WHERE id > ? AND id <= ? AND (
+  date(day, '+0 days') IS NOT day OR day NOT BETWEEN '1970' AND '9999'
+  OR time_ms NOT BETWEEN strftime('%s', day) * 1000 - {2 * DAY_MS} AND strftime('%s', day) * 1000 + {3 * DAY_MS} - 1
+)
+"""
+"""Rows that nobody finds who looks for requests of a day. Whatever zone a day was booked in, it began within a day."""
 
 _QUANTITIES = len(COLUMNS)
 _COST_PRICE, _CHARGE_PRICE = COLUMNS.index("cost_price_id"), COLUMNS.index("charge_price_id")
