@@ -260,11 +260,17 @@ def refund(
     `usage` is a row's id or its request's. The row stays as it is, and so do the limits that it counts for. What was
     refunded doesn't expire.
     """
-    row = _charged_row(tx, usage)
     if amount_nano is not None and amount_nano <= 0:
         raise UsageError("a refund is above 0; without --amount it is all that was charged")
-    expire_due(tx, row["account_id"])
     asked = {} if amount_nano is None else {"amount_nano": amount_nano}
+    known = _known(tx, ref, kind="refund", **asked)
+    if known and tx.one("SELECT 1 FROM usage WHERE id = ?", known["usage_id"]) is None:  # pruned since
+        if usage not in (str(known["usage_id"]), _refunded_request(tx, known["id"])):
+            raise _other(ref, known)
+        expire_due(tx, known["account_id"])
+        return _repeated(tx, known)
+    row = _charged_row(tx, usage)
+    expire_due(tx, row["account_id"])
     known = _known(tx, ref, account_id=row["account_id"], kind="refund", usage_id=row["id"], **asked)
     if known:
         return _repeated(tx, known)
@@ -300,6 +306,13 @@ def _charged_row(tx: Tx, usage: str) -> Row:
         f"{pruned if last_day else ''}",
         code="not_found",
     )
+
+
+def _refunded_request(tx: Tx, entry_id: int) -> str | None:
+    """Which request a refund was for, whose row may be gone: the audit knows, on the box where it was given."""
+    sql = "SELECT target FROM audit WHERE action = 'credits.refund' AND json_extract(after, '$.entry') = ?"
+    value: str | None = tx.value(sql, entry_id)
+    return value
 
 
 def _refunded(tx: Tx, usage_id: int) -> int:

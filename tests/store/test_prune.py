@@ -101,12 +101,21 @@ def test_what_is_written_of_it(old: Book) -> None:
 
 def test_a_refund_of_what_was_pruned_is_refused(old: Book) -> None:
     with old.write() as tx:
-        ledger.refund(tx, "2", 3)
+        ledger.refund(tx, "2", 3, ref="r")
+    request_id = old.value("SELECT request_id FROM usage WHERE id = 2")
     gone(old, "2025-03-05")
     with pytest.raises(Refusal) as caught, old.write() as tx:
         ledger.refund(tx, "2")
     assert "those up to 2025-03-04 were pruned, `llmgate credits add` gives back" in caught.value.message
     assert caught.value.code == "not_found"
+    for again in ("2", request_id):
+        with old.write() as tx:
+            assert ledger.refund(tx, again, 3, ref="r").repeated
+    for other in ("4", "req_other"):
+        with pytest.raises(Refusal, match="ref 'r' belongs to entry"), old.write() as tx:
+            ledger.refund(tx, other, 3, ref="r")
+    with pytest.raises(Refusal, match="ref 'r' belongs to entry"), old.write() as tx:
+        ledger.refund(tx, "2", 4, ref="r")
     assert old.findings() == [], "a refund of before stays, and has its closing entry"
 
 
