@@ -88,7 +88,7 @@ class Pair:
                 self.both(lambda tx: ledger.transfer(tx, who, other, nano).balance_nano)
             case 4:
                 which = {book.path: self.entry(book, at) for book in self.books}
-                self.both(lambda tx: ledger.reverse(tx, which[path_of(tx)]).balance_nano)
+                self.both(lambda tx: ledger.reverse(tx, which[path_of(tx)], force=bool(at % 2)).balance_nano)
             case 5:
                 self.refund(at)
             case 6:

@@ -206,6 +206,7 @@ def take(
     examples="""
     llmgate credits reverse 17
     llmgate credits reverse 17 --note "typed one zero too many"
+    llmgate credits reverse 17 --force --yes
     """,
 )
 def reverse(
@@ -214,15 +215,22 @@ def reverse(
         int, typer.Argument(metavar="ENTRY", help="The number of the entry, as `credits history` shows it.", min=1)
     ],
     text: NoteOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Undo an entry by another one of the opposite amount, once.
 
     Both halves of a transfer are undone together. Of credits that were added, those that have expired since are gone
-    already. Credits that were spent can be reversed too: the balance falls below 0 then.
+    already. What would take away more than is available is refused; --force does it all the same, and asks first: the
+    balance falls below 0 then.
     """
     with open_store(ctx) as db:
+        if force:
+            with db.read() as tx:
+                found = ledger.entry_row(tx, entry)
+            amount = dollars(found["amount_nano"])
+            confirm(ctx, f"Reverse entry {entry} of {found['account']}, {amount}, even if more than is available goes?")
         with db.write() as tx:
-            moved = ledger.reverse(tx, entry, note=text or None)
+            moved = ledger.reverse(tx, entry, note=text or None, force=force)
             row = ledger.entry_row(tx, moved.entry_id)
             other = ledger.entry_row(tx, moved.other.entry_id)["account"] if moved.other else None
         account = row["account"]

@@ -205,11 +205,19 @@ def take(tx: Tx, target: str, amount_nano: int, *, note: str | None = None, forc
     return Moved(entry_id, balance(tx, account_id))
 
 
-def _afford(tx: Tx, account_id: int, name: str, amount_nano: int, *, force: bool) -> None:
+def _afford(
+    tx: Tx,
+    account_id: int,
+    name: str,
+    amount_nano: int,
+    *,
+    force: bool,
+    cure: str = "take less, or add --force",
+) -> None:
     free = available(tx, account_id)
     if amount_nano > free and not force:
         raise Refusal(
-            f"{name} has {dollars(free)} available, less than {dollars(amount_nano)}: take less, or add --force",
+            f"{name} has {dollars(free)} available, less than {dollars(amount_nano)}: {cure}",
             code="insufficient_credits",
         )
 
@@ -325,22 +333,25 @@ def _refunded(tx: Tx, usage_id: int) -> int:
     return value
 
 
-def reverse(tx: Tx, entry_id: int, *, note: str | None = None) -> Moved:
+def reverse(tx: Tx, entry_id: int, *, note: str | None = None, force: bool = False) -> Moved:
     """Undo an entry by another of the opposite amount, once; both halves of a transfer together.
 
-    Of a grant only what hasn't expired is taken back: the rest is gone already.
+    Of a grant only what hasn't expired is taken back: the rest is gone already. More than is available is taken back
+    only by `force`.
     """
     entry = entry_row(tx, entry_id)
-    moved = _reverse(tx, entry, note)
+    moved = _reverse(tx, entry, note, force)
     if entry["kind"] == "transfer":
         half = tx.value("SELECT id FROM entries WHERE cause = ? AND kind = 'transfer'", entry_id) or entry["cause"]
-        moved = msgspec.structs.replace(moved, other=_reverse(tx, entry_row(tx, half), note))
+        moved = msgspec.structs.replace(moved, other=_reverse(tx, entry_row(tx, half), note, force))
     amount = entry_row(tx, moved.entry_id)["amount_nano"]
-    audit.record(tx, "credits.reverse", str(entry_id), after={"entry": moved.entry_id, "amount_nano": amount})
+    audit.record(
+        tx, "credits.reverse", str(entry_id), after={"entry": moved.entry_id, "amount_nano": amount, "force": force}
+    )
     return moved
 
 
-def _reverse(tx: Tx, entry: Row, note: str | None) -> Moved:
+def _reverse(tx: Tx, entry: Row, note: str | None, force: bool) -> Moved:
     entry_id, account_id, amount = entry["id"], entry["account_id"], entry["amount_nano"]
     if entry["kind"] == "reverse":
         raise Refusal(f"entry {entry_id} is itself a reversal: add or take the amount instead", code="conflict")
@@ -349,16 +360,19 @@ def _reverse(tx: Tx, entry: Row, note: str | None) -> Moved:
     done = _reversal(tx, entry_id)
     if done:
         raise Refusal(f"entry {entry_id} was reversed already, by entry {done}", code="conflict")
-    if entry["kind"] == "expire" and _reversal(tx, entry["cause"]):
+    if entry["kind"] == "expire":
         raise Refusal(
-            f"entry {entry_id} expired what entry {entry['cause']} had granted, and that was reversed: "
-            "add the amount instead",
+            f"entry {entry_id} took what had expired, and given back it would never expire again: "
+            f"`llmgate credits add {entry['account']} {dollars(-amount).removeprefix('$')} --expires WHEN` grants it anew",
             code="conflict",
         )
     expire_due(tx, account_id)
     amount += _expired(tx, entry_id)
     if not amount:
         raise Refusal(f"all of entry {entry_id} has expired: there is nothing to reverse", code="conflict")
+    if amount > 0:
+        cure = "--force reverses it all the same, and the balance falls below 0"
+        _afford(tx, account_id, entry["account"], amount, force=force, cure=cure)
     new_id = append(tx, account_id, "reverse", -amount, note=note, reverses=entry_id)
     left = balance(tx, account_id)
     by_credits = tx.value("SELECT billing_source = 'credits' FROM accounts WHERE id = ?", account_id)

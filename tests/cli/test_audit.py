@@ -54,7 +54,7 @@ CHANGES = {
     ),
     "credits add": Change("alice 2 --ref r-1", "credits.add", "alice", None, {"amount_usd": "2", "ref": "r-1"}, "no 1"),
     "credits take": Change("alice 1", "credits.take", "alice", None, {"amount_usd": "-1"}, "alice 1000"),
-    "credits reverse": Change("2", "credits.reverse", "2", None, {"amount_usd": "-5"}, "999"),
+    "credits reverse": Change("2 --force", "credits.reverse", "2", None, {"amount_usd": "-5"}, "999"),
     "credits refund": Change("1", "credits.refund", "", None, {"amount_usd": "0.002"}, "999"),
     "credits transfer": Change(
         "alice bob 1", "credits.transfer", "alice", None, {"to": "bob", "amount_usd": "1"}, "alice bob 1000"

@@ -104,7 +104,10 @@ def test_credits_are_transferred(cli: Cli) -> None:
         "other_account": "team:research",
         "other_balance_usd": "0.5",
     }
-    done = cli("credits", "reverse", "3")
+    refused = cli("credits", "reverse", "3", code=1).err
+    assert "bob has $1.50 available, less than $2.00: --force reverses it all the same" in refused
+    assert "add --yes" in cli("credits", "reverse", "3", "--force", code=2).err
+    done = cli("credits", "reverse", "3", "--force", "--yes")
     assert "reversed entry 3 of bob: entry 6, balance -$0.50; alice: entry 7, balance $5.00" in done.err
     rows = cli.data("credits", "history", "alice")
     assert [(row["kind"], row["other"], row["ref"]) for row in rows] == [

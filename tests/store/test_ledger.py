@@ -121,7 +121,9 @@ class Walk(RuleBasedStateMachine):
         if entry.kind == "reverse" or any(other.reverses == number for other in self.entries):
             assert refusal(self.book, ledger.reverse, number).code == "conflict"
         elif abs(self.balance(entry.target) - entry.amount) <= MAX_NANO:
-            moved = act(self.book, ledger.reverse, number)
+            if entry.amount > max(0, self.balance(entry.target)):
+                assert refusal(self.book, ledger.reverse, number).code == "insufficient_credits"
+            moved = act(self.book, ledger.reverse, number, force=True)
             self.record(moved, Entry(entry.target, "reverse", -entry.amount, number))
 
     @rule(user=st.sampled_from(("alice", "bob")), tokens=st.integers(1, 1000))
@@ -218,7 +220,7 @@ def test_taking_and_reversing_say_nothing_of_billing(book: Book) -> None:
     assert not act(book, ledger.take, "alice", 5, force=True).became_prepaid
     assert book.account("alice")["billing"] == "metered"
     book.add("alice", 5)
-    act(book, ledger.reverse, 2)
+    act(book, ledger.reverse, 2, force=True)
     assert book.account("alice")["billing"] == "prepaid", "no way back but by hand"
 
 
@@ -269,11 +271,14 @@ def test_an_entry_is_reversed_once_and_a_reversal_never(book: Book) -> None:
     )
 
 
-def test_credits_that_were_spent_can_still_be_reversed(book: Book) -> None:
+def test_credits_that_were_spent_are_reversed_only_by_force(book: Book) -> None:
     """What was wrong is undone, and the balance says what it has come to."""
     key = book.user("alice", credits=100)
     book.use(key, Meters(input=80, calls=1), bound=80, output=1)
-    assert act(book, ledger.reverse, 1).balance_nano == -80
+    error = refusal(book, ledger.reverse, 1)
+    assert error.code == "insufficient_credits"
+    assert "alice has $0.00000002 available, less than $0.0000001: --force reverses it" in error.message
+    assert act(book, ledger.reverse, 1, force=True).balance_nano == -80
     assert book.findings() == []
 
 

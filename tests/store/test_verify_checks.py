@@ -262,7 +262,7 @@ def test_a_reversal_explains(book: Book) -> None:
     key = book.user("alice", credits=100)
     book.use(key, Meters(input=70, calls=1), now_ms=LATER_MS)
     with book.write() as tx:
-        ledger.reverse(tx, 1)
+        ledger.reverse(tx, 1, force=True)
     assert below(book) == -70
     assert found(book) == []
 
