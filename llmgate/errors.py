@@ -16,6 +16,7 @@ secret or a path that a client should not see.
 
 from __future__ import annotations
 
+import errno
 from typing import NamedTuple
 
 
@@ -143,6 +144,36 @@ class ProblemsFound(Failure):
 
 class StorageError(Failure):
     code = "storage_error"
+
+
+_REASONS = {
+    errno.ENOENT: "there is no such file or folder",
+    errno.EACCES: "this user may not",
+    errno.EPERM: "this user may not",
+    errno.EISDIR: "it is a folder",
+    errno.ENOTDIR: "a part of its path is no folder",
+    errno.EEXIST: "it exists already",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EIO: "the disk or terminal is broken or gone",
+    errno.EMFILE: "too many files are open",
+    errno.ENFILE: "too many files are open",
+    errno.EADDRINUSE: "another program listens there",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+}
+
+
+def reason(error: Exception) -> str:
+    """Why the system, or a decoder, couldn't: as a clause of a sentence of ours, without the file's name."""
+    if isinstance(error, UnicodeError):
+        return "it is no text in UTF-8"
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and number < 0:  # a resolver's
+        return "no address is known for that name"
+    told = error.strerror if isinstance(error, OSError) else None
+    return _REASONS.get(number or 0) or (told or str(error)).lower()
 
 
 NO_RETRY = (("x-should-retry", "false"),)

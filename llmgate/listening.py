@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .config import Server, split_bind
-from .errors import ConfigError
+from .errors import ConfigError, reason
 
 BACKLOG = 2048
 
@@ -22,25 +22,47 @@ UNREAD_S = 90
 
 def listen(bind: str) -> socket.socket:
     """A listening socket. Raises ConfigError where the address is taken or not ours."""
+    listener = _bound(bind)
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _refused(bind, error) from error
+    return listener
+
+
+def unavailable(bind: str) -> str | None:
+    """Why nothing could listen there now. Who wants to at this moment isn't kept from it: only listening takes an
+    address, having bound it doesn't.
+    """
+    try:
+        _bound(bind).close()
+    except ConfigError as error:
+        return error.message
+    return None
+
+
+def _bound(bind: str) -> socket.socket:
     host, port = split_bind(bind)
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
-        raise ConfigError(f"can't listen on {bind}: {error.strerror or error}") from error
+        raise _refused(bind, error) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_S * 1000)
         listener.bind(address)
-        listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ConfigError(
-            f"can't listen on {bind}: {(error.strerror or str(error)).lower()}; choose another with --bind"
-        ) from error
+        raise _refused(bind, error) from error
     return listener
+
+
+def _refused(bind: str, error: OSError) -> ConfigError:
+    return ConfigError(f"can't listen on {bind}: {reason(error)}; choose another with --bind or [server] bind")
 
 
 def address_of(listener: socket.socket, server: Server) -> str:
@@ -59,8 +81,8 @@ def check_tls(server: Server) -> None:
         missing = server.keyfile if Path(server.certfile).is_file() else server.certfile
         raise ConfigError(f"[server] certfile or keyfile: there is no file {missing}") from error
     except (OSError, ssl.SSLError) as error:
-        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-        raise ConfigError(f"[server] certfile {server.certfile} can't be used: {reason or error}") from error
+        why = error.reason if isinstance(error, ssl.SSLError) else reason(error)
+        raise ConfigError(f"[server] certfile {server.certfile} can't be used: {why or error}") from error
 
 
 FAST = ("uvicorn", "httptools")

@@ -13,7 +13,7 @@ import msgspec
 
 from .clock import rfc3339
 from .config import Log
-from .errors import ConfigError
+from .errors import ConfigError, reason
 
 
 class _Formatter(logging.Formatter):
@@ -60,7 +60,7 @@ def check(file: Path) -> None:
         with file.open("a", encoding="utf-8"):
             pass
     except OSError as error:
-        raise ConfigError(f"the log {file} can't be written ({error.strerror}): change [log] file") from error
+        raise ConfigError(f"the log {file} can't be written ({reason(error)}): change [log] file") from error
 
 
 def set_up(log: Log, *, several: bool = False) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from . import line, logs
 from .config import Resolved
-from .errors import Failure, LlmgateError, StorageError
+from .errors import Failure, LlmgateError, StorageError, reason
 from .line import Order
 from .listening import check_engine, check_tls
 from .plans import policy_of
@@ -136,7 +136,7 @@ class _Parent:
             with theirs:
                 process = await self._spawn(theirs)
         except OSError as error:
-            raise Failure(f"no worker can be started: {error.strerror or error}") from error
+            raise Failure(f"no worker can be started: {reason(error)}") from error
         worker = _Worker(process, *await asyncio.open_connection(sock=ours))
         # From here on without a pause: it gets the config of now, and every message that comes after.
         worker.tell(self._resolved)

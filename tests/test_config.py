@@ -358,11 +358,11 @@ def test_all_that_is_missing_is_named_with_its_key() -> None:
         auth = "bearer"
         """
     assert unresolved(text, {"EMPTY": ""}, Path("/etc/llmgate.toml")) == (
-        "timezone needs the environment variable ZONE, which is not set",
-        "upstreams.openai.headers.X-Title needs the environment variable TITLE, which is not set",
-        "upstreams.openai.headers.X-Other needs the environment variable EMPTY, which is not set",
-        "upstreams.gpu1.base_url needs the environment variable BASE, which is not set",
-        "upstreams.openai.api_key needs the environment variable KEY, which is not set",
+        "timezone needs the environment variable ZONE, which is not set: export it, or write it into .env beside the config",
+        "upstreams.openai.headers.X-Title needs the environment variable TITLE, which is not set: export it, or write it into .env beside the config",
+        "upstreams.openai.headers.X-Other needs the environment variable EMPTY, which is empty: give it a value where it is set",
+        "upstreams.gpu1.base_url needs the environment variable BASE, which is not set: export it, or write it into .env beside the config",
+        "upstreams.openai.api_key needs the environment variable KEY, which is not set: export it, or write it into .env beside the config",
         "upstreams.groq.api_key is missing: set GROQ_API_KEY in the environment or in .env, "
         "or write api_key or api_key_file",
         'upstreams.gpu1.api_key is missing: write api_key or api_key_file, or auth = "none" if it needs no secret',
@@ -408,7 +408,7 @@ def test_a_secret_from_a_file(tmp_path: Path) -> None:
     assert resolve(parse(text, path), {}).upstreams["openai"].secret == Secret("sk-file")
     (tmp_path / "key").unlink()
     assert unresolved(text, {}, path) == (
-        f"upstreams.openai.api_key_file: {tmp_path / 'key'} can't be read (No such file or directory)",
+        f"upstreams.openai.api_key_file: {tmp_path / 'key'} can't be read (there is no such file or folder)",
     )
     (tmp_path / "key").write_text(" \n")
     assert unresolved(text, {}, path) == (
@@ -424,7 +424,7 @@ def test_several_secrets() -> None:
     assert (ready.secrets, ready.secret) == ((Secret("sk-a"), Secret("sk-b")), Secret("sk-a"))
     assert 'api_key = [\n    "${A}",\n    "${B}",\n]' in conf.to_toml(parse(SEVERAL))
     assert unresolved(SEVERAL, {"A": "sk-a"}) == (
-        "upstreams.openai.api_key[1] needs the environment variable B, which is not set",
+        "upstreams.openai.api_key[1] needs the environment variable B, which is not set: export it",
     )
     assert unresolved(SEVERAL, {"A": "sk-a", "B": "\t"}) == (
         "upstreams.openai.api_key[1] is empty or has a character that no HTTP header can carry",
@@ -566,12 +566,17 @@ def test_where_the_config_is_found(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("explicit", "env"), [("no.toml", {}), (None, {"LLMGATE_CONFIG": "no.toml"}), (".", {}), ("x" * 5000, {})]
+    ("explicit", "env"), [("no.toml", {}), (None, {"LLMGATE_CONFIG": "no.toml"}), ("x" * 5000, {})]
 )
 def test_a_config_that_was_asked_for_must_be_there(explicit: str | None, env: dict[str, str], tmp_path: Path) -> None:
     where = "--config" if explicit else "LLMGATE_CONFIG"
     with pytest.raises(ConfigError, match=rf"there is no such file \({where} names it\)"):
         conf.find_config(explicit, env, tmp_path)
+
+
+def test_a_folder_is_no_config(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a folder \(--config names it\): name the file in it"):
+        conf.find_config(".", {}, tmp_path)
 
 
 def test_a_config_in_the_home(home: Path) -> None:
@@ -661,7 +666,11 @@ def test_where_the_database_is_without_a_config(env: dict[str, str], found: str)
         ("postgresql://u:pw@h/db", Config(), "--db must be .*: only SQLite is supported"),
         ("sqlite:///:memory:", Config(), "--db must be .*: a database in memory would be gone"),
         ("sqlite://", Config(), "--db must be the path of an SQLite file, or sqlite:///path"),
-        (None, Config(database="${NO}"), "environment: database needs the environment variable NO, which is not set"),
+        (
+            None,
+            Config(database="${NO}"),
+            "environment: database needs the environment variable NO, which is not set: export it",
+        ),
     ],
 )
 def test_what_is_no_database(flag: str | None, config: Config, sentence: str) -> None:

@@ -53,7 +53,7 @@ def test_a_proxy_keeps_its_password_to_itself() -> None:
 def test_a_ca_file_is_read_with_the_config(tmp_path: Path) -> None:
     path = tmp_path / "llmgate.toml"
     config = parse(up('ca_file = "corp.pem"'), path)
-    with pytest.raises(InvalidConfig, match=r"upstreams\.up\.ca_file: .*corp\.pem can't be read \(No such file"):
+    with pytest.raises(InvalidConfig, match=r"upstreams\.up\.ca_file: .*corp\.pem can't be read \(there is no"):
         resolve(config, {})
     for text in ("", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
         (tmp_path / "corp.pem").write_text(text)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import Failure
+from ..errors import Failure, reason
 from ..store import admins
 from ..store.admins import Scope
 from ..store.db import Row as StoreRow
@@ -99,7 +99,7 @@ def _hand_over(name: str, key: str) -> None:
         sys.stdout.flush()
     except OSError as error:
         raise Failure(
-            f"the admin key of {name} was made, but can't be shown ({error.strerror or error}): "
+            f"the admin key of {name} was made, but can't be shown ({reason(error)}): "
             f"`llmgate admins revoke {name}`, and add it again"
         ) from error
 

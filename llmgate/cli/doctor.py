@@ -30,8 +30,8 @@ from ..config import (
 )
 from ..config.paths import is_file
 from ..errors import ConfigError, ProblemsFound, Refusal
-from ..listening import missing
-from ..store import schema
+from ..listening import missing, unavailable
+from ..store import schema, workers
 from ..store.condition import Condition, look
 from ..store.db import now_ms
 from .columns import Column, Kind
@@ -81,8 +81,10 @@ class Facts(msgspec.Struct, kw_only=True):
     """The database that was used before there was a config, where this one has nothing in it yet."""
     is_writable: bool = True
     """Whether this user may write the database, or make it, and the log beside it."""
-    free_bytes: int = 0
+    free_bytes: int | None = None
     condition: Condition | None = None
+    unavailable: str | None = None
+    """Why nobody can listen where the config says, unless it is this database's own daemon that does."""
     certificate_ends_ms: int | None = None
     upstreams: Sequence[Any] = ()
     """What `gateway.checkup` found."""
@@ -112,7 +114,7 @@ def permissions(facts: Facts) -> Iterator[str]:
 
 
 def disk(facts: Facts) -> Iterator[str]:
-    if facts.free_bytes < LEAST_FREE:
+    if facts.free_bytes is not None and facts.free_bytes < LEAST_FREE:
         yield f"the disk of {facts.database} has {facts.free_bytes / 2**20:,.0f} MiB left: free some, or move it"
 
 
@@ -189,6 +191,8 @@ def plans(facts: Facts) -> Iterator[str]:
 
 
 def bind(facts: Facts) -> Iterator[str]:
+    if facts.unavailable:
+        yield facts.unavailable
     # Who names trusted proxies has one in front, and TLS is its business.
     if facts.ready and (lacking := missing(facts.ready.config.server)):
         yield lacking
@@ -242,19 +246,20 @@ NEED_DATABASE = {"database", "migrations", "journal"}
 NEED_TABLES = {"time", "holds", "keys", "plans"}
 
 
-def _status(name: str, facts: Facts, problems: list[str]) -> str:
-    """skipped: what it looks at isn't there, or another check has the problem that keeps it from looking."""
+def _skipped(name: str, facts: Facts) -> str | None:
+    """Why a check could not look: what it looks at isn't there, or another check has the problem."""
     seen = facts.condition
-    if problems:
-        return "error"
-    blind = (
-        (name in NEED_CONFIG and facts.ready is None)
-        or (name == "plans" and facts.plans is None)
-        or (name == "upstreams" and facts.ready is not None and not facts.ready.upstreams)
-        or (name in NEED_DATABASE and (seen is None or (name != "database" and seen.failure is not None)))
-        or (name in NEED_TABLES and (seen is None or not seen.is_known))
-    )
-    return "skipped" if blind else "ok"
+    if (name in NEED_CONFIG and facts.ready is None) or (name == "plans" and facts.plans is None):
+        return "not looked at: the config must be right first"
+    if name == "upstreams" and facts.ready is not None and not facts.ready.upstreams:
+        return f"none was asked: {'each lacks something, see config' if facts.problems else 'there is none'}"
+    if name in NEED_DATABASE | NEED_TABLES and seen is None:
+        return "not looked at: there is no database yet"
+    if seen is None:
+        return None
+    if (name in NEED_DATABASE and name != "database" and seen.failure) or (name in NEED_TABLES and not seen.is_known):
+        return "not looked at: the database must be right first"
+    return None
 
 
 # ── gathering ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -289,6 +294,8 @@ def _gather(ctx: typer.Context) -> Facts:
     if facts.condition is None or (facts.condition.is_known and not facts.condition.last_ms):
         facts.left_behind = behind
     if ready is not None:
+        if not workers.living(facts.database):
+            facts.unavailable = unavailable(ready.config.server.bind)
         if ready.config.server.certfile is not None:
             from ..listening import certificate_ends_ms
 
@@ -353,7 +360,8 @@ def doctor(ctx: typer.Context) -> None:
     facts = _gather(ctx)
     found = {name: list(check(facts)) for name, check in CHECKS.items()}
     problems = [{"check": name, "problem": problem} for name in found for problem in found[name]]
-    status = {name: _status(name, facts, found[name]) for name in found}
+    skipped = {name: why for name in found if not found[name] and (why := _skipped(name, facts))}
+    status = {name: "error" if found[name] else "skipped" if name in skipped else "ok" for name in found}
     if session(ctx).wanted is Format.JSON:
         checks = [{"check": name, "status": status[name]} for name in found]
         json.dump({"ok": not problems, "checks": checks, "problems": problems}, sys.stdout, indent=2)
@@ -362,7 +370,7 @@ def doctor(ctx: typer.Context) -> None:
         rows = [
             {"check": name, "status": status[name], "problem": problem}
             for name in found
-            for problem in found[name] or (None,)
+            for problem in found[name] or (skipped.get(name),)
         ]
         listing(ctx, COLUMNS, rows, empty="")
     if problems:

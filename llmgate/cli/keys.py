@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from .. import clock
-from ..errors import Failure
+from ..errors import Failure, reason
 from ..money import dollars, parse_usd
 from ..plans import policy_of
 from ..store import keys, ledger
@@ -200,7 +200,7 @@ def _hand_over(ctx: typer.Context, db: Database, done: Done) -> None:
     except OSError as error:
         raise Failure(
             f"key {done.row['id']} of {_full_name(done.row)} was issued, but can't be shown "
-            f"({error.strerror or error}): `llmgate keys rotate {done.row['id']}` gives another"
+            f"({reason(error)}): `llmgate keys rotate {done.row['id']}` gives another"
         ) from error
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from .. import pricelists
-from ..errors import UsageError
+from ..errors import UsageError, reason
 
 
 def read_list(file: str, form: str) -> pricelists.Read:
@@ -23,4 +23,4 @@ def read_bytes(file: str) -> bytes:
     try:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        raise UsageError(f"{file} can't be read: {(error.strerror or str(error)).lower()}") from error
+        raise UsageError(f"{file} can't be read: {reason(error)}") from error

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from ..errors import UsageError
+from ..names import quoted
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -17,7 +18,7 @@ def unknown(what: str, word: str, known: Iterable[str], path: str) -> UsageError
     """There is no such word; but perhaps one that is spelled nearly so."""
     near = nearest(word, known)
     cure = f"did you mean {near}?" if near else f"see `{path} --help`"
-    return UsageError(f"there is no {what} {word!r}: {cure}")
+    return UsageError(f"there is no {what} {quoted(word)}: {cure}")
 
 
 def choose(what: str, word: str, known: Sequence[str]) -> str:
@@ -26,7 +27,7 @@ def choose(what: str, word: str, known: Sequence[str]) -> str:
         return word
     near = nearest(word, known)
     cure = f"did you mean {near}?" if near else f"it is {_either(known)}"
-    raise UsageError(f"{what} can't be {word!r}: {cure}")
+    raise UsageError(f"{what} can't be {quoted(word)}: {cure}")
 
 
 def _either(words: Sequence[str]) -> str:

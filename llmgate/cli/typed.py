@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..errors import UsageError
+from ..names import quoted
 from .suggest import choose
 
 MOST = 2**63 - 1
@@ -87,7 +88,7 @@ def refused(error: Any, ctx: Any) -> UsageError:
 def too_many(rest: list[str], ctx: Any) -> UsageError:
     """Words are left over."""
     what = "is one word" if len(rest) == 1 else f"are {len(rest)} words"
-    return UsageError(f"{' '.join(map(repr, rest))} {what} too many: `{usage(ctx)}`")
+    return UsageError(f"{' '.join(map(quoted, rest))} {what} too many: `{usage(ctx)}`")
 
 
 def usage(ctx: Any) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from ..errors import ConfigError, UsageError
+from ..errors import ConfigError, UsageError, reason
 from . import rules
 from .paths import DATABASE_NAME, FILE_NAME, is_file, located, xdg
 from .reading import read
@@ -48,6 +48,8 @@ def find_config(explicit: str | Path | None, env: Mapping[str, str], cwd: Path) 
     for asked, where in ((explicit, "--config"), (env.get("LLMGATE_CONFIG"), "LLMGATE_CONFIG")):
         if asked:
             path = located(str(asked), cwd, env)
+            if os.path.isdir(path):  # noqa: PTH112 - never raises, as for a name that is too long
+                raise ConfigError(f"{path} is a folder ({where} names it): name the file in it, such as {FILE_NAME}")
             if not is_file(path):
                 raise ConfigError(f"{path}: there is no such file ({where} names it). Make one with `llmgate init`.")
             return path
@@ -73,7 +75,7 @@ def _dotenv(path: Path) -> dict[str, str]:
     try:
         values = dotenv_values(path, interpolate=False)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} can't be read: {error}.") from error
+        raise ConfigError(f"{path} can't be read: {reason(error)}") from error
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec.structs import replace
 
-from ..errors import ConfigError
+from ..errors import ConfigError, reason
 from ..limits import included_tokens
 from ..limits import parse as parse_limit
 from ..money import to_nano
@@ -48,7 +48,7 @@ def read(path: Path, env: Mapping[str, str]) -> Config:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} can't be read: {error}.") from error
+        raise ConfigError(f"{path} can't be read: {reason(error)}") from error
     return parse(text, path, env)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import msgspec
 from msgspec.structs import replace
 
+from ..errors import reason
 from ..presets import Format, OnDisconnect, Preset
 from .paths import is_file, located
 from .reading import BAD, REFERENCE, InvalidConfig, PathOf, Reader, dotted, hints_of, mapping_of, not_about, split
@@ -182,6 +183,7 @@ class _Expander(Reader):
         super().__init__()
         self.env = env
         self.folder = config.folder or Path.cwd()
+        self.reads_dotenv = config.folder is not None
 
     def expand(self, hint: Any, value: Any, path: PathOf) -> Any:
         base, rule = split(hint)
@@ -209,8 +211,14 @@ class _Expander(Reader):
         """The text with its references replaced, once: what a variable holds is not looked at again."""
         for name in dict.fromkeys(REFERENCE.findall(text)):
             if not self.env.get(name):
-                self.problems.append(f"{dotted(*path)} needs the environment variable {name}, which is not set")
+                self.problems.append(f"{dotted(*path)} needs the environment variable {name}, {self.lack(name)}")
         return REFERENCE.sub(lambda match: self.env.get(match[1], ""), text)
+
+    def lack(self, name: str) -> str:
+        """What is the matter with a variable, and what to do about it."""
+        if name in self.env:
+            return "which is empty: give it a value where it is set"
+        return f"which is not set: export it{', or write it into .env beside the config' if self.reads_dotenv else ''}"
 
     def secrets(self, name: str, table: UpstreamTable) -> tuple[Secret, ...]:
         preset = preset_of(name, table)
@@ -236,7 +244,7 @@ class _Expander(Reader):
             return [(path, self.text_of(Path(table.api_key_file), path).strip())]
         if variable := secret_variable(preset, self.env):
             return [(key, self.env[variable].strip())]
-        self.problems.append(f"{dotted(*key)} is missing: {_about_missing_key(preset)}")
+        self.problems.append(f"{dotted(*key)} is missing: {_about_missing_key(preset, self.env)}")
         return []
 
     def authorities(self, name: str, table: UpstreamTable) -> str | None:
@@ -259,12 +267,14 @@ class _Expander(Reader):
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            self.problems.append(f"{dotted(*at)}: {path} can't be read ({reason})")
+            self.problems.append(f"{dotted(*at)}: {path} can't be read ({reason(error)})")
             return ""
 
 
-def _about_missing_key(preset: Preset) -> str:
+def _about_missing_key(preset: Preset, env: Mapping[str, str]) -> str:
+    empty = next((name for name in preset.secret_env if name in env), None)
+    if empty:
+        return f"{empty} is empty: give it a value, or write api_key or api_key_file"
     if preset.secret_env:
         return f"set {' or '.join(preset.secret_env)} in the environment or in .env, or write api_key or api_key_file"
     return 'write api_key or api_key_file, or auth = "none" if it needs no secret'

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .. import pricelists
-from ..errors import ConfigError, UsageError
+from ..errors import ConfigError, UsageError, reason
 from ..presets import PRESETS, Preset
 from ..pricing import Price
 from . import rules
@@ -36,7 +36,7 @@ def prices_from_environment(env: Mapping[str, str], folder: Path) -> dict[str, P
         text = given if given.startswith("{") else located(given, folder, env).read_text(encoding="utf-8-sig")
         found = pricelists.read(text)
     except (OSError, UnicodeDecodeError, UsageError) as error:
-        detail = error.message if isinstance(error, UsageError) else f"{given} can't be read"
+        detail = error.message if isinstance(error, UsageError) else f"{given} can't be read: {reason(error)}"
         rule = 'JSON such as {"gpt-4o": {"input": 0.0025, "output": 0.01}} in USD per 1000 tokens, or the path of it'
         raise ConfigError(f"environment: {PRICES} must be {rule} ({detail}).") from error
     return {model.casefold(): price for (_, model), price in found.prices.items()}

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import Refusal
-from ..names import check_name
+from ..names import check_new, quoted
 from ..types import Billing
 from . import audit
 from .db import Row, Tx
@@ -31,7 +31,7 @@ def add_user(
     default_billing: Billing = Billing.METERED,
 ) -> Row:
     """Make a user and its account. `billing` is what an admin says by hand; else `default_billing` holds."""
-    check_name(name, "user")
+    check_new(name, "user")
     if find_user(tx, name):
         raise Refusal(f"user {name} exists already: see `llmgate users show {name}`", code="conflict")
     team_id = team_row(tx, team)["id"] if team else None
@@ -52,7 +52,7 @@ def add_team(
     billing: Billing | None = None,
     default_billing: Billing = Billing.METERED,
 ) -> Row:
-    check_name(name, "team")
+    check_new(name, "team")
     if tx.one("SELECT 1 FROM teams WHERE name = ?", name):
         raise Refusal(f"team {name} exists already: see `llmgate teams show {name}`", code="conflict")
     account_id = _add_account(tx, "team", billing, default_billing)
@@ -110,7 +110,7 @@ def unknown(tx: Tx, what: str, name: str, table: str) -> Refusal:
     known = [row[0] for row in tx.execute(f"SELECT name FROM {table}")]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"`llmgate {table}` lists them"
-    return Refusal(f"there is no {what} {name!r}: {hint}", code="not_found")
+    return Refusal(f"there is no {what} {quoted(name)}: {hint}", code="not_found")
 
 
 def list_users(tx: Tx) -> list[Row]:

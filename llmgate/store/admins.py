@@ -11,7 +11,7 @@ from enum import StrEnum
 import msgspec
 
 from ..errors import Refusal, UsageError
-from ..names import check_name
+from ..names import check_new, quoted
 from . import audit
 from .db import Row, Tx
 from .keys import hash_key, new_key
@@ -58,7 +58,7 @@ def add(tx: Tx, name: str, scope: Scope) -> str:
     """Make an admin key, and return it: the only moment when it is known in clear. One that was revoked may be made
     anew under its name. Raises Refusal.
     """
-    check_name(name, "key of an admin")
+    check_new(name, "key of an admin")
     if name == ENV:
         raise UsageError(f"{ENV!r} is the holder of $ADMIN_TOKEN in the books: choose another name")
     if tx.one("SELECT 1 FROM admins WHERE name = ? AND status = 'active'", name):
@@ -89,7 +89,7 @@ def admin_row(tx: Tx, name: str) -> Row:
     row = tx.one("SELECT * FROM admins WHERE name = ?", name)
     if row is None:
         hint = "unset ADMIN_TOKEN and restart" if name == ENV else "`llmgate admins` lists them"
-        raise Refusal(f"there is no admin {name!r}: {hint}", code="not_found")
+        raise Refusal(f"there is no admin {quoted(name)}: {hint}", code="not_found")
     return row
 
 

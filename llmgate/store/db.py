@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from ..clock import day_of
-from ..errors import StorageError
+from ..errors import StorageError, reason
 from . import schema
 
 APPLICATION_ID = 0x6C6C6D67
@@ -267,7 +267,7 @@ def translate(error: Exception, path: Path) -> StorageError:
     """SQLite's or the system's complaint as one sentence with its cure."""
     text = str(error)
     if isinstance(error, OSError):
-        return StorageError(f"{path} can't be opened: {error.strerror or text}")
+        return StorageError(f"{path} can't be opened: {reason(error)}")
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None
     sentence = {

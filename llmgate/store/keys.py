@@ -19,7 +19,7 @@ import msgspec
 
 from ..errors import Refusal, UsageError
 from ..limits import FOREVER_MS
-from ..names import check_name, matches
+from ..names import check_new, is_secret, matches, quoted
 from . import accounts, audit
 from .db import Row, Tx
 
@@ -87,7 +87,7 @@ def add(
 ) -> Issued:
     """Issue a key to a user that exists."""
     owner = accounts.user_row(tx, user)
-    name = check_name(name, "key") if name else _free_name(tx, owner["id"])
+    name = check_new(name, "key") if name else _free_name(tx, owner["id"])
     if tx.one("SELECT 1 FROM keys WHERE user_id = ? AND name = ?", owner["id"], name):
         raise Refusal(f"{user} has a key named {name} already: choose another --name", code="conflict")
     key, key_id = new_key(), new_id()
@@ -150,9 +150,9 @@ def key_row(tx: Tx, target: str) -> Row:
 
     Raises Refusal `not_found`, or UsageError where a whole key was given: those don't belong on a command line.
     """
-    if target.startswith(PREFIX):
-        raise UsageError("name a key by its id or as user/name, never by the key itself; `llmgate keys` lists them")
     user, slash, name = target.partition("/")
+    if is_secret(target) and not slash:
+        raise UsageError("name a key by its id or as user/name, never by the key itself; `llmgate keys` lists them")
     if slash:
         where = "u.name = :user AND k.name = :name"
     elif target.startswith("k-"):
@@ -164,7 +164,7 @@ def key_row(tx: Tx, target: str) -> Row:
         {"now_ms": tx.now_ms, "user": user, "name": name},
     ).fetchall()
     if not rows:
-        raise Refusal(f"there is no key {target!r}: `llmgate keys --all` lists them", code="not_found")
+        raise Refusal(f"there is no key {quoted(target)}: `llmgate keys --all` lists them", code="not_found")
     if len(rows) > 1:
         raise Refusal(f"{target} has more than one key: name it as user/name or by its id (`llmgate keys`)")
     row: Row = rows[0]
@@ -194,7 +194,7 @@ def change(tx: Tx, target: str, changes: dict[str, Any]) -> Row:
     """Change what is named in `changes`: name, models, ips, tags, note, expires_ms."""
     key = key_row(tx, target)
     if "name" in changes:
-        check_name(changes["name"], "key")
+        check_new(changes["name"], "key")
         clash = tx.one("SELECT id FROM keys WHERE user_id = ? AND name = ?", key["user_id"], changes["name"])
         if clash and clash["id"] != key["id"]:
             raise Refusal(f"{key['user']} has a key named {changes['name']} already", code="conflict")

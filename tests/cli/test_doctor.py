@@ -18,10 +18,11 @@ from llmgate.clock import DAY_MS
 from llmgate.config import Config, parse, resolve
 from llmgate.config.tables import Server
 from llmgate.gateway.checkup import Checkup
-from llmgate.listening import certificate_ends_ms
+from llmgate.listening import certificate_ends_ms, listen
 from llmgate.store import schema
 from llmgate.store.condition import Condition, look
 from llmgate.store.db import now_ms
+from llmgate.store.workers import Worker
 from llmgate.types import Meters
 from tests import tls
 from tests.books import Book
@@ -85,6 +86,7 @@ def test_nothing_is_said_where_nothing_is_wrong(check: str) -> None:
         ("plans", {"condition": Condition(planned=[("team:x", "old")])}, "on the plan 'old'", "llmgate teams set x"),
         ("database", {"left_behind": Path("/o/llmgate.db")}, "but there is /o/llmgate.db", "db restore /o/llmgate.db"),
         ("bind", {"ready": ready(bind="0.0.0.0:8000")}, "without TLS", "certfile"),
+        ("bind", {"unavailable": "can't listen: it is taken; choose another"}, "can't listen", "choose another"),
         ("certificate", {"certificate_ends_ms": 0}, "has expired", "renew"),
         ("certificate", {"certificate_ends_ms": NOW_MS + 7 * DAY_MS - 1}, "ends in 6 days", "renew"),
         ("prices", {"unpriced": ["m"]}, "the model m has no price", "llmgate prices set m"),
@@ -149,7 +151,7 @@ def test_to_be_looked_at_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_fresh_machine_is_well(cli: Cli) -> None:
-    cli("init")
+    cli("init", "--bind", "127.0.0.1:0")
     assert "all is well" in cli("doctor").out
     cli("keys", "add", "alice", "--credits", "5")
     found = cli("doctor", "--json").json
@@ -185,7 +187,9 @@ def test_everything_that_is_wrong_is_one_list(cli: Cli) -> None:
 
 
 def test_a_broken_config_is_a_problem_and_the_rest_is_still_looked_at(cli: Cli) -> None:
-    (cli.folder / "llmgate.toml").write_text('[upstreams.openai]\napi_key = "${NOT_SET}"\n')
+    (cli.folder / "llmgate.toml").write_text(
+        '[server]\nbind = "127.0.0.1:0"\n[upstreams.openai]\napi_key = "${NOT_SET}"\n'
+    )
     path = books.fill(cli.folder / "llmgate.db")
     with closing(sqlite3.connect(path)) as conn:
         conn.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
@@ -217,7 +221,9 @@ def test_a_certificate_that_has_ended(tmp_path: Path) -> None:
 
 
 def toml(cli: Cli, text: str) -> None:
-    (cli.folder / "llmgate.toml").write_text(text + "[upstreams.sandbox]\n")
+    (cli.folder / "llmgate.toml").write_text(
+        text + ("" if "[server]" in text else '[server]\nbind = "127.0.0.1:0"\n') + "[upstreams.sandbox]\n"
+    )
     (cli.folder / "llmgate.toml").chmod(0o600)
 
 
@@ -376,3 +382,27 @@ def test_a_database_from_before_the_config_is_told_of_once(cli: Cli) -> None:
     cli("db", "restore", "data/llmgate/llmgate.db", "--yes")
     assert len(cli.data("keys")) == 1
     assert "data/llmgate" not in cli("doctor", code=None).out
+
+
+def test_a_port_that_another_program_has_is_found_and_that_of_our_own_daemon_is_not(cli: Cli) -> None:
+    with closing(listen("127.0.0.1:0")) as taken:
+        port = taken.getsockname()[1]
+        toml(cli, f'[server]\nbind = "127.0.0.1:{port}"\n')
+        (found,) = cli("doctor", "--json", code=3).json["problems"]
+        assert found["check"] == "bind"
+        assert f"127.0.0.1:{port}: another program listens there; choose another" in found["problem"]
+        books.fill(cli.folder / "llmgate.db")
+        worker = Worker(cli.folder / "llmgate.db")
+        try:
+            assert "bind" not in cli("doctor", code=0).err
+        finally:
+            worker.close()
+
+
+def test_what_was_skipped_says_why(cli: Cli) -> None:
+    toml(cli, "")
+    (cli.folder / "llmgate.toml").write_text('[upstreams.openai]\n[server]\nbind = "127.0.0.1:0"\n')
+    done = cli("doctor", "--format", "csv", code=3, OPENAI_API_KEY="")
+    assert "OPENAI_API_KEY is empty" in done.out
+    assert 'upstreams,skipped,"none was asked: each lacks something, see config"' in done.out
+    assert "database,skipped,not looked at: there is no database yet" in done.out

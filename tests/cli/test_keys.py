@@ -6,6 +6,10 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
+from llmgate.names import is_secret, quoted
+
 from .conftest import Cli, plain
 
 KEY = re.compile(r"sk-lg-[0-9A-Za-z]{49}")
@@ -187,3 +191,47 @@ def test_revoking_demands_yes_on_a_pipe(cli: Cli) -> None:
     assert cli.data("--yes", "keys", "revoke", made["id"])["status"] == "revoked", "twice is no harm"
     for verb in ("enable", "rotate"):
         assert "revoked for good" in cli("keys", verb, made["id"], code=1).err
+
+
+SECRETS = (
+    "sk-proj-" + "a1B2" * 12,
+    "sk-ant-api03-" + "x" * 95,
+    "sk-lg-" + "A" * 49,
+    "AIzaSy" + "D3" * 16 + "x",
+    "sk-own",
+)
+
+
+def test_what_looks_like_a_secret() -> None:
+    assert all(is_secret(secret) for secret in SECRETS)
+    assert not any(is_secret(name) for name in ("sky", "task-sk-1", "AIza", "hf_team", "xai-lab", "k-7hq2m9xd"))
+    assert not any(secret[8:] in quoted(secret) for secret in SECRETS[:-1])
+    assert quoted("alice") == "'alice'"
+
+
+@pytest.mark.parametrize("secret", SECRETS[2:4])
+def test_a_secret_in_the_place_of_a_name_is_neither_taken_nor_repeated(cli: Cli, secret: str) -> None:
+    words: tuple[str, ...]
+    cli("keys", "add", "alice")
+    cli("teams", "add", "research")
+    for words in (
+        ("keys", "add", secret),
+        ("keys", "add", "alice", "--name", secret),
+        ("keys", "set", "alice", "--name", secret),
+        ("users", "add", secret),
+        ("teams", "add", secret),
+        ("admins", "add", secret),
+    ):
+        told = cli(*words, code=2).err
+        assert "looks like a secret" in told, words
+        assert secret not in told, words
+    assert [user["user"] for user in cli.data("users")] == ["alice"]
+    for words in (
+        *(("keys", "show", secret), ("keys", "show", f"{secret}/default"), ("keys", "add", "alice", secret)),
+        *(("users", "show", secret), ("users", "set", "alice", "--team", secret), ("teams", "show", secret)),
+        *(("admins", "revoke", secret, "--yes"), ("credits", "add", secret, "5"), ("limits", secret), (secret,)),
+        ("keys", secret),
+    ):
+        done = cli(*words, code=None)
+        assert done.code in (1, 2), words
+        assert secret not in done.err + done.out, words
