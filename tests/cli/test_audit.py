@@ -79,7 +79,7 @@ CHANGE_NOTHING = {
 }
 """Of the books, that is. (A list and a `show` never do.)"""
 
-ELSEWHERE = {"db restore", "db migrate", "db prune", "import"}
+ELSEWHERE = {"db restore", "db migrate", "db prune", "import", "admins add", "admins revoke"}
 """What has tests of its own of what it tells the audit, if anything."""
 
 BEFORE = (
