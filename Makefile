@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+RUNS   := $(VENV)/.runs
 READY  := $(VENV)/.ready
 JOBS   ?= 2
 PAGES  := README.md docs/cli.md docs/json.md docs/llmgate.1
@@ -13,7 +14,7 @@ PAGES  := README.md docs/cli.md docs/json.md docs/llmgate.1
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(READY) ## See the whole story in seconds: keys, credits, a chat, a stream, the books
+demo: $(RUNS) ## See the whole story in seconds: keys, credits, a chat, a stream, the books
 	@$(BIN)/llmgate demo
 
 test: $(READY) lint ## Check the code, then run every test
@@ -50,9 +51,17 @@ clean: ## Remove what was made: the virtual environment, caches, build results
 	rm -rf $(VENV) build dist *.egg-info htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment is made anew whenever the project's description changes.
-$(READY): pyproject.toml
+# The environment is made anew whenever the project's description changes: to run it, or with what developers need.
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "llmgate needs Python 3.11 or newer: make PYTHON=python3.11 …")'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
+	@echo "installing llmgate into $(VENV), once: this takes a minute or so ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(1)'
+	@touch $(RUNS) $@
+endef
+
+$(RUNS): pyproject.toml
+	$(call install)
+
+$(READY): pyproject.toml
+	$(call install,[dev])

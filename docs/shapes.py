@@ -258,6 +258,7 @@ WRITES: dict[str, Writes] = {
 
 NOTHING = {
     "config show": "the config as an object, like llmgate.toml; numbers with a point are strings",
+    "config example": "TOML: what matters of it is in comments",
     "demo": "a story, and no data",
     "serve": "its log, to stderr; JSON by `[log] format`",
     "help": "text",

@@ -143,9 +143,10 @@ def resolve_any(
 ) -> Target:
     """As `resolve`, in whichever format the model is served."""
     refusals = []
-    for spoken in ASKED_AT:
+    spoken = [name for name in ASKED_AT if any(name in upstream.formats for upstream in upstreams.values())]
+    for name in spoken or ASKED_AT:
         try:
-            return resolve(config, upstreams, model, date, spoken, book=book)
+            return resolve(config, upstreams, model, date, name, book=book)
         except Refusal as refusal:
             refusals.append(refusal)
     raise refusals[0]
@@ -180,7 +181,14 @@ def _places(
     for upstream in elsewhere:
         if upstream.catalogue == catalogue.provider_of(model):
             return [_Place(upstream, model)]  # in another format: `_speaking` says which
-    asked_as = " or ".join(f"{upstream.name}/{model}" for upstream in (speaking or list(real))[:3])
+    if real and not speaking:
+        there = _asked_at([spoken for upstream in real for spoken in upstream.formats])
+        raise Refusal(
+            f"no upstream here answers in the format {format}: ask for {model!r} at {there}",
+            code="model_not_found",
+            param="model",
+        )
+    asked_as = " or ".join(f"{upstream.name}/{model}" for upstream in speaking[:3])
     raise Refusal(
         f"no upstream is known to serve {model!r}: ask for it as {asked_as}, or the admin adds "
         f"[models.{_quoted(model)}] with routes to llmgate.toml",
@@ -200,13 +208,17 @@ def _speaking(places: list[_Place], model: str, format: str) -> list[_Place]:  #
     """Those of them that speak a format: a request passes as it came, so it is never put into another one."""
     found = [place for place in places if format in place.upstream.formats]
     if not found:
-        spoken = next(iter(places[0].upstream.formats))
+        spoken = [name for name in ASKED_AT if name in places[0].upstream.formats]
         raise Refusal(
-            f"{model!r} is served in the format {spoken} here: ask for it at {ASKED_AT[spoken]}",
+            f"{model!r} is served in the format {' or '.join(spoken)} here: ask for it at {_asked_at(spoken)}",
             code="model_not_found",
             param="model",
         )
     return found
+
+
+def _asked_at(formats: Sequence[str]) -> str:
+    return " or ".join(path for name, path in ASKED_AT.items() if name in formats)
 
 
 def _free_route(place: _Place) -> Route:

@@ -3,6 +3,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
+import tomllib
 import traceback
 from collections.abc import Iterator
 from decimal import Decimal
@@ -852,6 +855,22 @@ def test_the_example_has_every_option() -> None:
     config = replace(parse(uncommented()), path=Path("llmgate.toml"), listed={"gpt-4o": FREE}, admin_token=Secret("t"))
     every = {(table, field.name) for table in TABLES for field in msgspec.structs.fields(table)}
     assert every - set(options(config)) == set()
+
+
+def test_the_example_is_shown(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "llmgate", "config", "example"],
+        capture_output=True,
+        check=True,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert run.stdout == EXAMPLE.read_bytes()
+
+
+def test_the_example_is_shipped() -> None:
+    wheel = tomllib.loads((EXAMPLE.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"] == {EXAMPLE.name: f"llmgate/{EXAMPLE.name}"}
 
 
 def test_the_example_has_every_price() -> None:

@@ -233,6 +233,29 @@ def test_what_leads_nowhere(text: str, model: str, code: str, told: str) -> None
     assert error.param == "model"
 
 
+SANDBOX = "\n[upstreams.sandbox]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "told"),
+    [
+        (SANDBOX, "echo", "POST /v1/chat/completions or POST /v1/messages"),
+        (
+            SANDBOX,
+            "sandbox/echo",
+            "openai or anthropic here: ask for it at POST /v1/chat/completions or POST /v1/messages",
+        ),
+        (OPENAI + MISTRAL, "my-llama", "in the format gemini: ask for 'my-llama' at POST /v1/chat/completions"),
+    ],
+)
+def test_a_format_that_nobody_speaks(text: str, model: str, told: str) -> None:
+    """The first answer is the whole truth: no other name would be answered in that format."""
+    config = parse(text)
+    with pytest.raises(Refusal, match="format") as raised:
+        resolve(config, known_upstreams(config), model, "2026-11-20", "gemini")
+    assert raised.value.message.endswith(told)
+
+
 @pytest.mark.parametrize(
     "model",
     [

@@ -19,6 +19,9 @@ from .session import visible
 MOST_BARS = 15
 """Groups that are drawn where `--top` doesn't say how many; the rest is summed up."""
 
+NONE = "(none)"
+"""What a group is called that is about nobody: no name is written so."""
+
 COARSER = {"day": "week", "week": "month"}
 """What is drawn instead of a series that has too many points for its width."""
 
@@ -71,7 +74,7 @@ def measure_of(rows: Sequence[Row]) -> str:
 
 
 def bars_of(groups: Sequence[str], rows: Iterable[Row], measure: str) -> list[Point]:
-    return [Point(" · ".join(visible(str(row[name] or "(none)")) for name in groups), row[measure]) for row in rows]
+    return [Point(" · ".join(visible(str(row[name] or NONE)) for name in groups), row[measure]) for row in rows]
 
 
 def largest(points: list[Point], top: int) -> list[Point]:
@@ -138,9 +141,9 @@ def _round_figures() -> Iterator[int]:
 
 
 def spread(number: int, most: int) -> list[int]:
-    """Which of so many points are labelled, at most so many: evenly apart, the first one among them."""
-    step = -(-number // max(1, most))
-    return list(range(0, number, max(1, step)))
+    """Which of so many points are labelled, at most so many: evenly apart, the last one among them."""
+    step = max(1, -(-number // max(1, most)))
+    return list(range((number - 1) % step, number, step))
 
 
 def sparkline(values: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,25 @@ def without_plan(name: str, plan: str) -> str:
     kind, _, own = name.rpartition(":")
     cure = f"add [plans.{plan}], or `llmgate {kind or 'user'}s set {own} --plan …`"
     return f"{name} is on the plan {plan!r}, which isn't there: its requests are refused; {cure}"
+
+
+EXAMPLE = "llmgate.toml.example"
+
+
+@verb(
+    app,
+    "example",
+    examples="""
+    llmgate config example
+    llmgate config example | grep -A 8 invoice
+    """,
+)
+def example() -> None:
+    """Show a config with every option there is: its default, and what it does. It is TOML in every format."""
+    package = files(__package__.partition(".")[0])
+    packed = package.joinpath(EXAMPLE)
+    text = packed if packed.is_file() else package.joinpath("..", EXAMPLE)  # a checkout has it at its root
+    sys.stdout.write(text.read_text(encoding="utf-8"))
 
 
 @verb(

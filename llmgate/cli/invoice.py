@@ -164,7 +164,20 @@ def invoice(
         ledger.expire_overdue(db)
         with db.read() as tx:
             page = _page(tx, config, user, month)
+            hint = "" if page.invoice.lines or page.invoice.entries else _why_empty(tx, page, asked=month is not None)
     _WRITERS[chosen](page, config)
+    if hint:
+        note(hint)
+
+
+def _why_empty(tx: Tx, page: Page, *, asked: bool) -> str:
+    """What to tell of a month without anything: that it was before the account's time, or where to look instead."""
+    made, running = accounts.made_ms(tx, page.account), f"{clock.local_day(tx.now_ms, tx.zone):%Y-%m}"
+    day = clock.day_of(made, tx.zone)
+    if page.month < day[:7] and not page.invoice.opening_nano:
+        hint = f"{page.account} did not exist in {page.month}: it was made on {day}"
+        return hint if asked else f"{hint}; --month {running} is the running month"
+    return "" if asked else f"nothing happened in {page.month}: --month {running} is the running month"
 
 
 def _format(ctx: typer.Context, form: str | None) -> str:
@@ -185,6 +198,9 @@ def _page(tx: Tx, config: Config, target: str, month: str | None) -> Page:
     found = invoices.of_month(tx, account_id, first, after)
     number = f"{first:%Y-%m}-{name}"
     whose = accounts.find_user(tx, name) if not name.startswith("team:") else None
+    own = accounts.plan_at(tx, name, clock.day_start_ms(after, tx.zone)) if whose else None
+    if whose and today < after:
+        own = whose["plan"]
     span = f"{first} to {after - timedelta(days=1)} ({tx.zone.key}), in USD"
     return Page(
         number=number,
@@ -195,7 +211,7 @@ def _page(tx: Tx, config: Config, target: str, month: str | None) -> Page:
         remarks=_remarks(found, name, whose, account_id),
         zone=tx.zone,
         invoice=found,
-        plans=_plans(config, found, whose),
+        plans=_plans(config, found, own),
     )
 
 
@@ -237,9 +253,9 @@ def _remarks(found: invoices.Invoice, name: str, whose: Any, account_id: int) ->
     return remarks
 
 
-def _plans(config: Config, found: invoices.Invoice, whose: Any) -> list[Row]:
-    """What the plans in use are sold for; for a user without requests, of the plan that the user has now."""
-    users = found.plans or ({whose["plan"]: 1} if whose and whose["plan"] else {})
+def _plans(config: Config, found: invoices.Invoice, own: str | None) -> list[Row]:
+    """What the plans in use are sold for; for a user without requests, the plan that the user had then."""
+    users = found.plans or ({own: 1} if own else {})
     sold = {name: to_nano(config.plans[name].price) for name in users if name in config.plans}
     return [{"plan": name, "users": users[name], "price_usd": nano} for name, nano in sorted(sold.items()) if nano]
 

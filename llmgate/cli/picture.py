@@ -97,9 +97,13 @@ def _series(pane: Any, chart: Chart) -> None:
     number, sums = len(chart.series), chart.sums
     heights = [point.value for point in chart.series]
     pane.bar(range(number), [float(value) for value in heights], color=BARS, width=0.8)
-    beside = pane.twinx()
-    beside.plot(range(number), [float(value) for value in sums], color=LINE, linewidth=1.8)
-    for axis, most, color in ((pane, max(heights), BARS), (beside, sums[-1], LINE)):
+    axes = [(pane, max(heights), BARS)]
+    if number > 1:  # of a single one the sum is the bar
+        beside = pane.twinx()
+        beside.plot(range(number), [float(value) for value in sums], color=LINE, linewidth=1.8)
+        beside.set_ylabel("sum since the first", color=LINE)
+        axes.append((beside, sums[-1], LINE))
+    for axis, most, color in axes:
         ticks = steps(most)
         axis.set_yticks(ticks, [chart.said(tick) for tick in ticks], color=color)
         axis.set_ylim(0, 1.02 * ticks[-1] or 1)
@@ -110,4 +114,3 @@ def _series(pane: Any, chart: Chart) -> None:
     pane.grid(axis="y", color="#dddddd", linewidth=0.6)
     pane.set_axisbelow(True)
     pane.set_ylabel(f"{chart.what} by {chart.bucket}", color=BARS)
-    beside.set_ylabel("sum since the first", color=LINE)

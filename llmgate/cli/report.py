@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable
 from datetime import date, timedelta
+from itertools import dropwhile
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -89,6 +90,8 @@ READABLE = 100
 
 OTHERS = "others"
 
+RECENT = "30d"
+
 
 @verb(
     app,
@@ -107,7 +110,9 @@ OTHERS = "others"
 )
 def report(
     ctx: typer.Context,
-    since: Annotated[str, typer.Option("--since", metavar="WHEN", help="From this day on: 30d, a date.")] = "30d",
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="WHEN", help="From this day on: 30d, a date [default: 30d].")
+    ] = None,
     until: Annotated[
         str | None, typer.Option("--until", metavar="WHEN", help="Through this day [default: today].")
     ] = None,
@@ -149,8 +154,9 @@ def report(
     by the prices in FILE; those of models that it doesn't name keep their charge, and are counted as unpriced.
 
     --chart draws the charge instead: a bar for each group (the 15 dearest, or --top), and under them each day's (or
-    hour's, week's, month's, if rows are by that) with the sum since the first. A file that is there is replaced;
-    drawing files takes matplotlib: `pip install 'llmgate[charts]'`.
+    hour's, week's, month's, if rows are by that) with the sum since the first; without --since they begin where
+    something was used. A file that is there is replaced; drawing files takes matplotlib: `pip install
+    'llmgate[charts]'`.
     """
     groups = _groups(by)
     narrowed = Whose(user, team, key, model, upstream, plan, tag)
@@ -164,7 +170,7 @@ def report(
     sums = RERATED if price_of else COMPARED if compare else SUMS
     with open_store(ctx) as db:
         with db.read() as tx:
-            days = _days(period(since, until, tx.now_ms, db.zone, precise=False), db.zone)
+            days = _days(period(since or RECENT, until, tx.now_ms, db.zone, precise=False), db.zone)
             whose = narrowed.filters(tx)
             before = _before(days, clock.day_of(tx.now_ms, db.zone)) if compare else None
 
@@ -182,12 +188,21 @@ def report(
             if session(ctx).wanted is Format.TABLE and sums is SUMS:
                 rows = _with_shares(tx, groups, rows, total[0], whose | days)
                 columns += BESIDE if len(rows) > 1 else BESIDE[1:]
+        if session(ctx).wanted is Format.TABLE:
+            rows = [_readable(groups, row) for row in rows]
         empty = f"nothing was used from {days['since']} to {days['until'] or 'today'}"
         last = {**total[0], groups[0]: "total"} if len(rows) > 1 else None
         listing(ctx, columns, rows, empty=empty, zone=db.zone, total=last)
     if before:
         note(f"before: from {before['since']} to {before['until']}")
     _tell_gone(gone)
+
+
+def _readable(groups: list[str], row: Row) -> Row:
+    """Of a table: no name is told as such; what sums up the rest is about no one group."""
+    if OTHERS in (row[name] for name in groups):
+        return row
+    return {**row, **{name: charts.NONE for name in groups if row[name] is None}}
 
 
 def _tell_gone(gone: int) -> None:
@@ -221,7 +236,13 @@ FILE_POINTS = 120
 
 
 def _draw(
-    ctx: typer.Context, groups: list[str], since: str, until: str | None, whose: Whose, top: int | None, file: str
+    ctx: typer.Context,
+    groups: list[str],
+    since: str | None,
+    until: str | None,
+    whose: Whose,
+    top: int | None,
+    file: str,
 ) -> None:
     """A chart on the terminal, or in a file."""
     path = None
@@ -231,9 +252,9 @@ def _draw(
         path = picture.check(file)
     room = FILE_POINTS if path else shutil.get_terminal_size().columns - 20
     with open_store(ctx) as db, db.read() as tx:
-        days = _days(period(since, until, tx.now_ms, db.zone, precise=False), db.zone)
+        days = _days(period(since or RECENT, until, tx.now_ms, db.zone, precise=False), db.zone)
         filters = whose.filters(tx) | days
-        chart = _chart(tx, groups, filters, top or charts.MOST_BARS, room, whose.said())
+        chart = _chart(tx, groups, filters, top or charts.MOST_BARS, room, whose.said(), whole=since is not None)
         gone = reports.pruned(tx, filters) if reports.of_rows(groups, filters) else 0
     if path:
         picture.write(chart, path)
@@ -248,9 +269,16 @@ def _draw(
 
 
 def _chart(
-    tx: Tx, groups: list[str], filters: dict[str, Any], top: int, room: int, narrowed: Iterable[str]
+    tx: Tx,
+    groups: list[str],
+    filters: dict[str, Any],
+    top: int,
+    room: int,
+    narrowed: Iterable[str],
+    *,
+    whole: bool,
 ) -> charts.Chart:
-    """Bars by what is no time, and a series by what is one, else by day."""
+    """Bars by what is no time, and a series by what is one, else by day: of all the period or from its first use on."""
     times = [name for name in reports.IN_ORDER if name in groups]
     within = [name for name in groups if name not in times]
     first, today = date.fromisoformat(filters["since"]), clock.local_day(tx.now_ms, tx.zone)
@@ -262,6 +290,8 @@ def _chart(
     values = {row[bucket]: row[measure] for row in rows}
     names = list(charts.buckets(bucket, first, last, tx.now_ms, tx.zone))
     names += sorted(values.keys() - set(names))  # a clock that was ahead once
+    if not whole:
+        names = list(dropwhile(lambda name: name not in values, names))
     bars = charts.largest(charts.bars_of(within, _read(tx, within, filters, None), measure), top) if within else []
     span = filters["since"] if first == last else f"{first} to {last}"
     return charts.Chart(

@@ -35,9 +35,8 @@ def draw(chart: Chart) -> None:
         out.print(_bars(chart, out.width))
     if chart.series:
         series = f"{chart.what} by {chart.bucket}" if chart.bars else chart.what
-        out.print(
-            Text.assemble("\n", ("█ ", BARS), f"{series}, left", "   ", ("⠤⠒ ", LINE), "sum since the first, right")
-        )
+        sums = ("   ", ("⠤⠒ ", LINE), "sum since the first, right") if len(chart.series) > 1 else ()
+        out.print(Text.assemble("\n", ("█ ", BARS), f"{series}, left" if sums else series, *sums))
         plain = out.color_system is None
         sys.stdout.write(f"{_series(chart, out.width, plain=plain)}\n")
     out.print(Text.assemble("total ", (chart.said(chart.total), "bold")))
@@ -69,10 +68,11 @@ def _series(chart: Chart, width: int, *, plain: bool) -> str:
     figure.plot_size(width, HEIGHT)
     heights = [point.value for point in chart.series]
     figure.draw(figure.bar(list(range(number)), heights, width=0.6, marker=plotext.marker("hd", BARS)))
-    line = figure.signal(list(range(number)), sums, yside="right", marker=plotext.marker("braille", LINE))
-    line.lines()
-    figure.draw(line)
-    for side, most in enumerate((max(heights), sums[-1])):
+    if number > 1:  # of a single one the sum is the bar
+        line = figure.signal(list(range(number)), sums, yside="right", marker=plotext.marker("braille", LINE))
+        line.lines()
+        figure.draw(line)
+    for side, most in enumerate((max(heights), sums[-1])[:number]):
         ticks = steps(most)
         figure.ruler("y", side).lim(0, ticks[-1] or 1)
         figure.ruler("y", side).ticks(ticks, [chart.said(tick) for tick in ticks])

@@ -64,7 +64,7 @@ _STARTERS: Mapping[str, Mapping[str, Any]] = {
 """What a new config says of an upstream beside its secret."""
 
 _ABOUT_FILE = """\
-# llmgate.toml: llmgate.toml.example has every option, `llmgate config check` checks this file.
+# llmgate.toml: `llmgate config example` shows every option, `llmgate config check` checks this file.
 # ${NAME} is taken from the environment, or from .env beside this file.
 """
 _ABOUT_SERVER = """

@@ -205,10 +205,26 @@ def without_plan(tx: Tx, plans: Collection[str]) -> list[tuple[str, str]]:
     return [(name, plan) for name, plan in tx.execute(f"{sql} ORDER BY 1") if plan not in plans]
 
 
+def plan_at(tx: Tx, name: str, at_ms: int) -> str | None:
+    """The plan that a user was on before a moment, as the last act says that names one; None: none, or none says so."""
+    row = tx.one(
+        "SELECT json_extract(after, '$.plan') FROM audit WHERE action IN ('users.add', 'users.set') AND target = ? "
+        "AND time_ms < ? AND json_type(after, '$.plan') IS NOT NULL ORDER BY id DESC LIMIT 1",
+        *(name, at_ms),
+    )
+    return row[0] or None if row else None
+
+
 def on_plans(tx: Tx) -> Counter[str | None]:
     """How many users have each plan, be it their own or their team's."""
     sql = "SELECT coalesce(nullif(u.plan, ''), t.plan) FROM users u LEFT JOIN teams t ON t.id = u.team_id"
     return Counter(plan for (plan,) in tx.execute(sql))
+
+
+def made_ms(tx: Tx, name: str) -> int:
+    """When an account was made, by its full name."""
+    row = team_row(tx, name.removeprefix("team:")) if name.startswith("team:") else user_row(tx, name)
+    return int(row["created_ms"])
 
 
 def account_of(tx: Tx, target: str) -> tuple[int, str]:

@@ -75,11 +75,11 @@ CHANGES = {
 CHANGE_NOTHING = {
     *("init", "demo", "serve", "report", "usage", "export", "events", "verify", "doctor", "audit", "help", "top"),
     *("invoice", "models price", "prices diff", "upstreams check", "db stats", "db backup"),
-    *("config show", "config check", "config path", "credits history"),
+    *("config show", "config check", "config path", "config example", "credits history"),
 }
 """Of the books, that is. (A list and a `show` never do.)"""
 
-ELSEWHERE = {"db restore", "db migrate", "db prune", "import"}
+ELSEWHERE = {"db restore", "db migrate", "db prune", "import", "admins add", "admins revoke"}
 """What has tests of its own of what it tells the audit, if anything."""
 
 BEFORE = (

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 
 from llmgate.cli.charts import Point, buckets, fitting, largest, sparkline, spread, steps
 from llmgate.cli.columns import share
+from llmgate.cli.options import Whose
+from llmgate.cli.report import _chart
 from llmgate.money import MAX_NANO
+from llmgate.store.db import Database
 
 from .conftest import Cli, Ran, plain
 from .test_report import SINCE, at, told  # noqa: F401 - a fixture
@@ -97,7 +100,8 @@ def test_a_series_fits_its_room(days: int, room: int, bucket: str) -> None:
 
 def test_labels_are_evenly_apart() -> None:
     assert spread(10, 4) == [0, 3, 6, 9]
-    assert spread(3, 0) == [0]
+    assert spread(3, 0) == [2]
+    assert spread(30, 7) == [4, 9, 14, 19, 24, 29], "the last day is told"
     assert spread(0, 5) == []
 
 
@@ -135,10 +139,37 @@ def test_top_and_filters_are_told(report: Any) -> None:
 def test_times_are_the_series_and_not_bars(report: Any) -> None:
     lines = report("--by", "hour", "--chart").out.splitlines()
     assert lines[0] == "charge by hour"
-    assert lines[-2].split()[:2] == ["11-19", "00:00"]
+    assert lines[-2].split()[-2:] == ["11-20", "11:00"], "23:00 would stand past the edge"
     both = report("--by", "user", "--by", "week", "--chart").out
     assert both.splitlines()[0] == "charge by user"
     assert "charge by week" not in both, "a week alone is no series"
+
+
+@pytest.mark.parametrize(
+    ("whole", "labels"), [(False, ["11-17", "11-18", "11-19", "11-20", "11-21", "11-22"]), (True, ["11-16", "11-22"])]
+)
+def test_a_series_begins_where_something_was_used(told: Path, whole: bool, labels: list[str]) -> None:  # noqa: F811
+    with Database(told, actor="test") as db, db.read() as tx:
+        tx.now_ms = at("2026-11-22T12:00")
+        filters = Whose(*[None] * 7).filters(tx) | {"since": "2026-11-16", "until": None}
+        chart = _chart(tx, ["user"], filters, 15, 40, (), whole=whole)
+    found = [point.label for point in chart.series]
+    assert (found if not whole else [found[0], found[-1]]) == labels
+
+
+def test_the_bar_of_a_single_day_is_drawn_whole(report: Any) -> None:
+    drawn = report("--by", "day", "--chart", days=("--since", "2026-11-20", "--until", "2026-11-20")).out
+    assert "sum since the first" not in drawn
+    assert not any("\u2800" <= sign <= "\u28ff" for sign in drawn), "no curve through it"
+
+
+def test_nobody_has_a_name_in_tables_and_charts_only(report: Any) -> None:
+    assert "(none)" in report("--by", "team").out
+    assert "(none)" in report("--by", "team", "--chart").out
+    assert report("--by", "team", "--json").json[0]["team"] is None
+    others = report("--by", "model", "--by", "team", "--top", "1").out.splitlines()
+    assert [line.split()[:2] for line in others[2:3]] == [["big", "(none)"]]
+    assert "(none)" not in others[3]
 
 
 def test_nothing_was_used(report: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from datetime import UTC, date, datetime
 from html.parser import HTMLParser
 from io import StringIO
@@ -13,7 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from llmgate.cli.invoice import _month, _open
+from llmgate.cli.invoice import _month, _open, _page
+from llmgate.config import load
 from llmgate.errors import UsageError
 from llmgate.money import parse_usd
 from llmgate.pricing import Price, Tier
@@ -160,6 +162,50 @@ def test_nobody_pays_twice(invoice: Any) -> None:
     assert (team["number"], team["total_usd"], team["closing_usd"]) == (
         *("2024-10-team:research", "0.005013", "-0.005013"),
     )
+
+
+@pytest.fixture
+def lately(cli: Cli) -> Any:
+    """A user made in November 2024 without a plan, who gets one in December; and one who came without her past."""
+    (cli.folder / "llmgate.toml").write_text(CONFIG)
+    book = Book(cli.folder / "llmgate.db")
+    with book.write(at("2024-11-21T10:00")) as tx:
+        accounts.add_user(tx, "carol")
+    with book.write(at("2024-12-05T10:00")) as tx:
+        accounts.set_user(tx, "carol", {"plan": "pro"})
+    with book.write(at("2025-01-31T23:59")) as tx:
+        accounts.set_user(tx, "carol", {"email": "carol@example.com"})
+    with book.write(at("2025-02-01T00:00")) as tx:
+        accounts.set_user(tx, "carol", {"plan": ""})
+    with book.write(at("2024-11-21T10:00")) as tx:
+        accounts.add_user(tx, "dave", plan="pro")
+        tx.execute("DELETE FROM audit WHERE target = 'dave'")
+    book.close()
+
+    def run(month: str | None, user: str = "carol") -> Ran:
+        return cli("invoice", user, *(("--month", month) if month else ()), "--json")
+
+    return run
+
+
+def test_a_plan_is_told_of_the_months_that_the_user_had_it(lately: Any, cli: Cli) -> None:
+    plans = {month: [row["plan"] for row in lately(month).json["plans"]] for month in MONTHS}
+    assert plans == {"2024-10": [], "2024-11": [], "2024-12": ["pro"], "2025-01": ["pro"], "2025-02": []}
+    assert lately("2024-12", "dave").json["plans"] == []  # nobody knows since when he has it
+    book = Book(cli.folder / "llmgate.db")
+    with book.write(at("2024-12-31T12:00")) as tx:  # but now he has it
+        page = _page(tx, load(cli.folder / "llmgate.toml").config, "dave", "2024-12")
+    book.close()
+    assert [row["plan"] for row in page.plans] == ["pro"]
+
+
+MONTHS = ("2024-10", "2024-11", "2024-12", "2025-01", "2025-02")
+
+
+def test_why_it_is_empty(lately: Any) -> None:
+    assert "carol did not exist in 2024-10: it was made on 2024-11-21" in lately("2024-10").err
+    assert lately("2024-12").err == ""
+    assert re.search(r"nothing happened in \S+: --month \S+ is the running month", lately(None).err)
 
 
 def test_nothing_at_all(invoice: Any) -> None:
