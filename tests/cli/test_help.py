@@ -68,7 +68,7 @@ def test_every_page_has_examples(cli: Cli, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("noun", "term"), [("keys", "--user U"), ("keys", "--all"), ("limits", "[TARGET]"), ("models", "--search S")]
+    ("noun", "term"), [("keys", "--user USER"), ("keys", "--all"), ("limits", "[TARGET]"), ("models", "--search S")]
 )
 def test_a_nouns_help_tells_what_the_bare_noun_takes(cli: Cli, noun: str, term: str) -> None:
     assert f"\n  {term} " in cli(noun, "--help").out

@@ -179,12 +179,45 @@ def test_models_come_with_their_prices(cli: Cli) -> None:
         "output_usd": "1.5",
         "cached_input_usd": "0.25",
         "free": False,
+        "price_usd": None,
+        "per": None,
     }
     assert rows["fast"]["free"] is True
     assert rows["sandbox/echo"]["input_usd"] == "1"
     assert [row["model"] for row in cli.data("models", "--search", "FAST")] == ["fast"]
     assert cli.data("models", "list", "--search", "nothing like it") == []
     assert not (cli.folder / "llmgate.db").exists(), "prices need no database"
+
+
+@pytest.mark.parametrize(
+    ("price", "tokens", "each", "per"),
+    [
+        ("{ per_1k_characters = 0.015 }", None, "0.015", "1000 characters"),
+        ("{ per_second = 0.0001 }", None, "0.0001", "second"),
+        ("{ per_image = 0.04 }", None, "0.04", "image"),
+        ("{ per_search = 0.005 }", None, "0.005", "search"),
+        ("{ per_request = 0.01 }", None, "0.01", "request"),
+        ("{ input = 1, output = 1, per_request = 0.01 }", "1", "0.01", "request"),
+        ("{ input = 1, output = 1, per_search = 0.01 }", "1", None, None),
+        ('"free"', "0", None, None),
+    ],
+)
+def test_what_is_sold_by_the_piece_has_no_price_of_tokens(
+    cli: Cli, price: str, tokens: str | None, each: str | None, per: str | None
+) -> None:
+    (cli.folder / "llmgate.toml").write_text(
+        f'[upstreams.sandbox]\n[models.m]\nroutes = [{{ upstream = "sandbox" }}]\nprice = {price}\n'
+    )
+    row = next(row for row in cli.data("models") if row["model"] == "m")
+    assert [row[name] for name in ("input_usd", "output_usd", "cached_input_usd")] == [tokens] * 3
+    assert (row["price_usd"], row["per"], row["free"]) == (each, per, price == '"free"')
+
+
+def test_the_catalogues_voices_are_not_free(cli: Cli) -> None:
+    (cli.folder / "llmgate.toml").write_text("[upstreams.openai]\n")
+    (row,) = [row for row in cli.data("models", "--search", "tts-1") if row["model"] == "tts-1"]
+    assert row["input_usd"] is None
+    assert (row["price_usd"] > "0", row["per"], row["free"]) == (True, "1000 characters", False)
 
 
 # ── audit ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
