@@ -17,6 +17,7 @@ from ..types import METERS, Meters
 from .columns import Column, Kind, Row, Show
 from .context import book_of, config_of, today
 from .grammar import noun, verb
+from .known import resolved
 from .output import listing, single
 from .session import Format, note, session
 from .suggest import unknown
@@ -181,8 +182,7 @@ def price(
         characters=characters,
         calls=1,
     )
-    config, book = config_of(ctx), book_of(ctx)
-    target = routing.resolve_any(config, known_upstreams(config), model, today(), book)
+    target = resolved(ctx, model)
     route = _chosen(target, upstream)
     tariff = route.tariff
     charge = tariff.charge or tariff.cost

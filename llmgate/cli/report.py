@@ -14,8 +14,8 @@ from .. import clock
 from ..errors import UsageError
 from ..pricing import Price
 from ..store import reports
+from ..store.db import Database, Tx
 from ..store.db import Row as StoreRow
-from ..store.db import Tx
 from . import charts
 from .columns import Column, Kind, Row, Show
 from .context import open_store
@@ -185,9 +185,22 @@ def report(
         empty = f"nothing was used from {days['since']} to {days['until'] or 'today'}"
         last = {**total[0], groups[0]: "total"} if len(rows) > 1 else None
         listing(ctx, columns, rows, empty=empty, zone=db.zone, total=last)
+        if model is not None and not rows:
+            _tell_typo(ctx, db, model)
     if before:
         note(f"before: from {before['since']} to {before['until']}")
     _tell_gone(gone)
+
+
+def _tell_typo(ctx: typer.Context, db: Database, model: str) -> None:
+    """Where nothing was used of a model that nobody knows."""
+    from .known import told_nearest
+
+    with db.read() as tx:
+        used = [row["model"] for row in reports.report(tx, ["model"], {})]
+    told = told_nearest(ctx, model, used)
+    if told:
+        note(told)
 
 
 def _tell_gone(gone: int) -> None:

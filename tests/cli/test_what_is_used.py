@@ -220,6 +220,45 @@ def test_the_catalogues_voices_are_not_free(cli: Cli) -> None:
     assert (row["price_usd"] > "0", row["per"], row["free"]) == (True, "1000 characters", False)
 
 
+@pytest.mark.parametrize("command", [("models", "price"), ("prices", "show")])
+@pytest.mark.parametrize(
+    ("model", "meant", "search"),
+    [
+        ("gtp-4o", "gpt-4o", "gpt-4o"),
+        ("openai/gtp-4o", "openai/gpt-4o", "gpt-4o"),
+        ("opnai/gpt-4o", "openai/gpt-4o", "gpt-4o"),
+        ("/v1/translat", "/v1/translate", "/v1/translate"),
+    ],
+)
+def test_a_models_typo_is_told_the_nearest(
+    cli: Cli, command: tuple[str, str], model: str, meant: str, search: str
+) -> None:
+    (cli.folder / "llmgate.toml").write_text(
+        '[upstreams.openai]\n[upstreams.groq]\n[routes."/v1/translate"]\nupstream = "openai"\nprice = 0.01\n'
+    )
+    told = cli(*command, model, code=1).err
+    assert f"there is no model {model!r}: did you mean {meant}? `llmgate models --search {search}` lists them" in told
+
+
+def test_a_model_like_no_other_is_told_how_it_could_be_one(cli: Cli) -> None:
+    (cli.folder / "llmgate.toml").write_text("[upstreams.openai]\n[upstreams.groq]\n")
+    told = cli("models", "price", "zzzzzzzz", code=1).err
+    assert "[models.zzzzzzzz]" in told
+    assert "`llmgate models` lists those known" in told
+    assert "did you mean" not in cli("models", "price", "openai/zzzzzzzz", code=1).err
+
+
+def test_a_report_of_a_model_that_nobody_knows_names_the_nearest(cli: Cli) -> None:
+    (cli.folder / "llmgate.toml").write_text("[upstreams.openai]\n")
+    path = books.fill_with(cli.folder / "llmgate.db", [books.Request(model="my-llama", ago_ms=9000)])
+    for typo, meant in (("my-lama", "my-llama"), ("gpt-44", "gpt-4")):
+        done = cli("--db", path, "report", "--model", typo, "--json")
+        assert done.out == "[]\n"
+        assert f"did you mean {meant}?" in done.err
+    for right in ("gpt-4o", "gpt-44*"):
+        assert "did you mean" not in cli("--db", path, "report", "--model", right).err
+
+
 # ── audit ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
