@@ -466,7 +466,7 @@ MEANS: dict[str, str] = {
     "entries.balance_usd": "the balance after it",
     "entries.kind": "add, take, reverse, refund, transfer, expire, payment or closing",
     "limits.source": "whose it is: user, team, key, plan or default",
-    "models.price_usd": "? what one of `per` is charged, where it isn't tokens",
+    "models.price_usd": "? what one of `per` is charged: of what isn't sold by tokens, or for each request",
     "models.per": "? what that price is for",
     "plans.plan": "its name",
     "plans.billing": "? metered or prepaid, for its users; null: as it is",

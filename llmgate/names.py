@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from fnmatch import translate
 from functools import lru_cache
 
@@ -49,6 +51,15 @@ def quoted(word: str) -> str:
     """A word in an error, so that no secret is repeated."""
     match = _SECRET.match(word)
     return repr(f"{match[1] or match[2]}…") if match else repr(word)
+
+
+def meant(name: str, known: Iterable[str], listed_by: str) -> str:
+    """What to do about a name that isn't there: the one that is spelled most like it, if any is, and the command that
+    lists all of them.
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    lists = f"`{listed_by}` lists them"
+    return f"did you mean {near[0]}? {lists}" if near else lists
 
 
 def path_name(pattern: str) -> str:

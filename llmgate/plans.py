@@ -5,7 +5,6 @@ A plan is a named bundle of limits and terms. It lives in the config and is read
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
@@ -16,7 +15,7 @@ from .errors import Refusal
 from .limits import Limit, included_tokens, parse
 from .metering import Metering
 from .money import to_nano
-from .names import matches, path_name
+from .names import matches, meant, path_name
 from .types import Billing, Meters
 
 
@@ -73,9 +72,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 def check(plan: str, plans: Collection[str]) -> None:
     """Raises Refusal `not_found` for a plan that isn't there: its users would be refused."""
     if plan not in plans:
-        near = difflib.get_close_matches(plan, list(plans), n=1)
-        hint = f"did you mean {near[0]}?" if near else "`llmgate plans` lists them"
-        raise Refusal(f"there is no plan {plan!r}: {hint}", code="not_found")
+        raise Refusal(f"there is no plan {plan!r}: {meant(plan, plans, 'llmgate plans')}", code="not_found")
 
 
 NONE = Policy(plans={}, limits=(), alert_at=())

@@ -133,6 +133,19 @@ UNIT_OF: Mapping[str, str] = {
 """What a price key is the price of; the others are of 1M tokens."""
 
 
+def by_the_piece(price: Price) -> tuple[int, str] | None:
+    """What is paid apart from tokens, in nano-USD, rounded up, and for what: a fee of each request, or what is sold
+    instead of tokens.
+    """
+    sold_by_token = any(getattr(price, name) is not None for name in TOKENS)
+    for key, unit in UNIT_OF.items():
+        name, scale = CONFIG_KEYS[key]
+        rate = getattr(price, name)
+        if rate and (name == "calls" or not sold_by_token):
+            return ceil_div(rate, scale), unit
+    return None
+
+
 def filled(price: Price, by: str, input_tokens: int = 0) -> dict[str, tuple[str, str]]:
     """Every rate that a price comes to for a request of so many input tokens, with its fallbacks: price key → USD and
     who says so (`by`, or `as input`).

@@ -21,7 +21,7 @@ from .errors import Refusal
 from .money import to_nano
 from .names import MODEL
 from .pricebook import NOTHING_SET, Book, Kind
-from .pricing import FREE, Price, price_of, rates
+from .pricing import FREE, TOKENS, Price, by_the_piece, price_of, rates
 from .types import METERS, CostSource
 
 REASONING = re.compile(
@@ -448,10 +448,14 @@ class Listing(NamedTuple):
 
     model: str
     upstream: str
-    input: int
-    output: int
-    cached_input: int
+    input: int | None
+    """None, here and below: it isn't sold by tokens."""
+    output: int | None
+    cached_input: int | None
     free: bool
+    price: int | None = None
+    """For each of `per`: what is paid apart from tokens, in nano-USD, rounded up."""
+    per: str | None = None
 
 
 def listing(
@@ -500,7 +504,21 @@ def lines(
         except Refusal:
             continue  # a name that nobody could use is no offer
         for route in target.routes:
-            price = route.tariff.charge or route.tariff.cost
-            rate = dict(zip(METERS, rates(price, 0), strict=True))
-            yield Listing(model, route.upstream.name, rate["input"], rate["output"], rate["cached_input"], price.free)
+            yield _line(model, route.upstream, route.tariff.charge or route.tariff.cost)
         return
+
+
+def _line(model: str, upstream: Upstream, price: Price) -> Listing:
+    by_token = price.free or any(getattr(price, name) is not None for name in TOKENS)
+    rate: Mapping[str, int] = dict(zip(METERS, rates(price, 0), strict=True)) if by_token else {}
+    piece, unit = by_the_piece(price) or (None, None)
+    return Listing(
+        model=model,
+        upstream=upstream.name,
+        input=rate.get("input"),
+        output=rate.get("output"),
+        cached_input=rate.get("cached_input"),
+        free=price.free,
+        price=piece,
+        per=unit,
+    )

@@ -272,7 +272,7 @@ def plan(found: StorePlan, users: int) -> Plan:
 
 
 class Model(Told, frozen=True, kw_only=True):
-    """What 1M tokens are charged; of a path of the config what each of its units is."""
+    """What 1M tokens are charged, and what each of another unit is: of a path, and of what isn't sold by tokens."""
 
     model: str
     upstream: str
@@ -288,11 +288,17 @@ def model(line: Listing) -> Model:
     return Model(
         model=line.model,
         upstream=line.upstream,
-        input_usd=usd(line.input),
-        output_usd=usd(line.output),
-        cached_input_usd=usd(line.cached_input),
+        input_usd=_usd(line.input),
+        output_usd=_usd(line.output),
+        cached_input_usd=_usd(line.cached_input),
         free=line.free,
+        price_usd=_usd(line.price),
+        per=line.per,
     )
+
+
+def _usd(nano: int | None) -> Usd | None:
+    return None if nano is None else usd(nano)
 
 
 def path(name: str, table: PathTable) -> Model:

@@ -36,8 +36,8 @@ def page(command: Any, ctx: Any, width: int | None = None) -> str:
     blocks = [paragraph(text, columns) for text in about(command)]
     blocks.append(f"{heading('Usage:')} {usage(command, ctx)}")
     blocks += [f"{heading(f'{title}:')}\n{pairs(listed, columns)}" for title, listed in lists(command, ctx) if listed]
-    if command.epilog:
-        blocks.append("\n".join([heading("Examples:"), *(f"  {line}" for line in command.epilog.splitlines())]))
+    if shown := examples(command, ctx):
+        blocks.append("\n".join([heading("Examples:"), *(f"  {line}" for line in shown)]))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -56,6 +56,14 @@ def about(command: Any) -> list[str]:
     return inspect.cleandoc(command.help or "").split("\n\n")
 
 
+def examples(command: Any, ctx: Any) -> list[str]:
+    """How a command is used, a line each; of a noun the first of each of its verbs."""
+    if command.epilog:
+        return list(command.epilog.splitlines())
+    verbs = (command.get_command(ctx, name) for name in getattr(command, "commands", ()))
+    return [verb.epilog.splitlines()[0] for verb in verbs]
+
+
 def usage(command: Any, ctx: Any) -> str:
     """How a command is typed, on one line."""
     pieces = [_term(param) for param in command.params if param.param_type_name == "argument"]
@@ -72,6 +80,7 @@ def lists(command: Any, ctx: Any) -> Iterator[tuple[str, Pairs]]:
         yield from command.sections().items()
     elif hasattr(command, "commands"):
         yield "Commands", _verbs(command, ctx)
+        yield from _of_the_first(command, ctx)
     yield from _grouped(param for param in params if param.param_type_name == "option")
 
 
@@ -87,6 +96,16 @@ def _verbs(command: Any, ctx: Any) -> Pairs:
     pairs = [(name, summary(command.get_command(ctx, name))) for name in command.list_commands(ctx)]
     first, text = pairs[0]
     return [(first, f"{text} (also without {first})"), *pairs[1:]]
+
+
+def _of_the_first(command: Any, ctx: Any) -> Iterator[tuple[str, Pairs]]:
+    """What a bare noun takes: the arguments and options of the verb that it stands for, less those of the noun."""
+    name = command.list_commands(ctx)[0]
+    known = {option for param in command.params for option in param.opts}
+    own = [param for param in command.get_command(ctx, name).params if known.isdisjoint(param.opts)]
+    for title, kind in (("Arguments", "argument"), ("Options", "option")):
+        listed = [(_term(param), _text(param)) for param in own if param.param_type_name == kind and not param.hidden]
+        yield f"{title} of {name} (also without {name})", listed
 
 
 def _term(param: Any) -> str:

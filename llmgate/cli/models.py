@@ -17,6 +17,7 @@ from ..types import METERS, Meters
 from .columns import Column, Kind, Row, Show
 from .context import book_of, config_of, today
 from .grammar import noun, verb
+from .known import resolved
 from .output import listing, single
 from .session import Format, note, session
 from .suggest import unknown
@@ -52,7 +53,8 @@ def list_(
 ) -> None:
     """List the models that can be asked for, with what 1M tokens of each are charged.
 
-    The paths of [routes] stand among them, with the price of what each counts.
+    What isn't sold by tokens has the price of its unit instead; a fee for each request stands beside them. The paths of
+    [routes] are among them, with the price of what each counts.
     """
     config, book = config_of(ctx), book_of(ctx)
     found = routing.listing(config, known_upstreams(config), today(), book=book)
@@ -88,8 +90,8 @@ def _row(line: routing.Listing) -> Row:
         "output_usd": line.output,
         "cached_input_usd": line.cached_input,
         "free": line.free,
-        "price_usd": None,
-        "per": None,
+        "price_usd": line.price,
+        "per": line.per,
     }
 
 
@@ -180,8 +182,7 @@ def price(
         characters=characters,
         calls=1,
     )
-    config, book = config_of(ctx), book_of(ctx)
-    target = routing.resolve_any(config, known_upstreams(config), model, today(), book)
+    target = resolved(ctx, model)
     route = _chosen(target, upstream)
     tariff = route.tariff
     charge = tariff.charge or tariff.cost

@@ -14,7 +14,7 @@ from ..clock import rfc3339
 from ..config import Config, known_upstreams
 from ..errors import Refusal, UpstreamFailure, UsageError
 from ..money import to_nano
-from ..names import MODEL
+from ..names import MODEL, meant
 from ..pricebook import Key
 from ..pricebook import Kind as Of
 from ..pricing import CONFIG_KEYS, FREE, UNIT_OF, Price, decimal_usd, decode, filled, price_of, rates, said
@@ -26,10 +26,11 @@ from . import changes
 from .columns import Column, Kind, Row, Show
 from .context import book_of, config_of, open_store, today
 from .grammar import noun, verb
+from .known import resolved
 from .lists import read_bytes, read_list
 from .output import listing, result, single
 from .session import Format, confirm, note, session
-from .suggest import nearest, unknown
+from .suggest import unknown
 
 app = noun("prices", "Prices: what models are charged and cost, and from when on.")
 
@@ -204,10 +205,8 @@ def _key(ctx: typer.Context, model: str, upstream: str | None, cost: bool) -> Ke
     if upstream is None and slash and rest and first in config.upstreams and model not in config.models:
         upstream, model = first, rest
     if upstream is not None and upstream not in config.upstreams:
-        near = nearest(upstream, config.upstreams)
-        raise UsageError(
-            f"there is no upstream {upstream!r}: {f'did you mean {near}?' if near else 'the config has others'}"
-        )
+        hint = meant(upstream, config.upstreams, "llmgate upstreams")
+        raise UsageError(f"there is no upstream {upstream!r}: {hint}")
     return Of.COST if cost else Of.CHARGE, upstream or "", model
 
 
@@ -276,8 +275,7 @@ def _short(price: Mapping[str, str]) -> str:
 )
 def show(ctx: typer.Context, model: ModelName) -> None:
     """Explain the price of a model: every rate, where it comes from, and what was set for it over time."""
-    config, book = config_of(ctx), book_of(ctx)
-    target = routing.resolve_any(config, known_upstreams(config), model, today(), book)
+    target = resolved(ctx, model)
     told_rates = [row for route in target.routes for row in _rates(route)]
     names = {name.casefold() for route in target.routes for name in (model, route.model)}
     with open_store(ctx) as db:

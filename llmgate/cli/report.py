@@ -15,8 +15,8 @@ from .. import clock
 from ..errors import UsageError
 from ..pricing import Price
 from ..store import reports
+from ..store.db import Database, Tx
 from ..store.db import Row as StoreRow
-from ..store.db import Tx
 from . import charts
 from .columns import Column, Kind, Row, Show
 from .context import open_store
@@ -193,6 +193,8 @@ def report(
         empty = f"nothing was used from {days['since']} to {days['until'] or 'today'}"
         last = {**total[0], groups[0]: "total"} if len(rows) > 1 else None
         listing(ctx, columns, rows, empty=empty, zone=db.zone, total=last)
+        if model is not None and not rows:
+            _tell_typo(ctx, db, model)
     if before:
         note(f"before: from {before['since']} to {before['until']}")
     _tell_gone(gone)
@@ -203,6 +205,17 @@ def _readable(groups: list[str], row: Row) -> Row:
     if OTHERS in (row[name] for name in groups):
         return row
     return {**row, **{name: charts.NONE for name in groups if row[name] is None}}
+
+
+def _tell_typo(ctx: typer.Context, db: Database, model: str) -> None:
+    """Where nothing was used of a model that nobody knows."""
+    from .known import told_nearest
+
+    with db.read() as tx:
+        used = [row["model"] for row in reports.report(tx, ["model"], {})]
+    told = told_nearest(ctx, model, used)
+    if told:
+        note(told)
 
 
 def _tell_gone(gone: int) -> None:

@@ -12,12 +12,12 @@ import typer
 
 from ..config import Config, Upstream, UpstreamTable, known_upstreams, resolve, secret_places
 from ..errors import ProblemsFound, Refusal
+from ..names import meant
 from .columns import Column, Kind, Row, Show
 from .context import loaded
 from .grammar import noun, verb
 from .output import listing, verdict
 from .session import Format, session
-from .suggest import nearest
 
 app = noun("upstreams", "Upstreams: who answers, and whether they do.")
 
@@ -134,8 +134,7 @@ def check(
     """
     config, env = loaded(ctx)
     if name is not None and name not in config.upstreams:
-        near = nearest(name, config.upstreams)
-        hint = f"did you mean {near}?" if near else "`llmgate upstreams` lists them"
+        hint = meant(name, config.upstreams, "llmgate upstreams")
         raise Refusal(f"there is no upstream {name!r}: {hint}", code="not_found")
     ready, upstreams = resolve(config, env)
 

@@ -71,13 +71,10 @@ def _names(line: Listing) -> tuple[str, ...]:
 
 
 def _pricing(line: Listing) -> dict[str, Any]:
-    """What the account pays in USD per 1M tokens."""
-    return {
-        "input_usd": usd(line.input),
-        "output_usd": usd(line.output),
-        "cached_input_usd": usd(line.cached_input),
-        "free": line.free,
-    }
+    """What the account pays in USD per 1M tokens, and for each of another unit where there is one."""
+    told = {"input_usd": line.input, "output_usd": line.output, "cached_input_usd": line.cached_input}
+    each = {} if line.price is None else {"price_usd": usd(line.price), "per": line.per}
+    return {**{name: None if nano is None else usd(nano) for name, nano in told.items()}, "free": line.free, **each}
 
 
 def _openai(line: Listing) -> dict[str, Any]:

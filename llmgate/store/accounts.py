@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import Refusal
-from ..names import check_new, quoted
+from ..names import check_new, meant, quoted
 from ..types import Billing
 from . import audit
 from .db import Row, Tx
@@ -108,9 +107,7 @@ def team_row(tx: Tx, name: str) -> Row:
 def unknown(tx: Tx, what: str, name: str, table: str) -> Refusal:
     """There is no such thing; but perhaps one that is spelled nearly so."""
     known = [row[0] for row in tx.execute(f"SELECT name FROM {table}")]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"`llmgate {table}` lists them"
-    return Refusal(f"there is no {what} {quoted(name)}: {hint}", code="not_found")
+    return Refusal(f"there is no {what} {quoted(name)}: {meant(name, known, f'llmgate {table}')}", code="not_found")
 
 
 def list_users(tx: Tx) -> list[Row]:

@@ -363,7 +363,8 @@ def _reverse(tx: Tx, entry: Row, note: str | None, force: bool) -> Moved:
     if entry["kind"] == "expire":
         raise Refusal(
             f"entry {entry_id} took what had expired, and given back it would never expire again: "
-            f"`llmgate credits add {entry['account']} {dollars(-amount).removeprefix('$')} --expires WHEN` grants it anew",
+            f"`llmgate credits add {entry['account']} {dollars(-amount).removeprefix('$')} --expires WHEN` "
+            "grants it anew",
             code="conflict",
         )
     expire_due(tx, account_id)

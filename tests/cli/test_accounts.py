@@ -101,7 +101,8 @@ def test_credits_are_added(cli: Cli) -> None:
         "became_prepaid": False,
         "repeated": False,
     }
-    assert cli("credits", "add", "alise", "5", code=1).err == "llmgate: there is no user 'alise': did you mean alice?\n"
+    told = cli("credits", "add", "alise", "5", code=1).err
+    assert told == "llmgate: there is no user 'alise': did you mean alice? `llmgate users` lists them\n"
 
 
 def test_the_same_ref_adds_once(cli: Cli) -> None:

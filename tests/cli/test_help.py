@@ -59,6 +59,21 @@ def test_every_command_has_examples_of_itself(path: str) -> None:
         assert "llmgate" in shlex.split(example.replace("$(", " ").replace(")", " "))
 
 
+@pytest.mark.parametrize("path", ALL)
+def test_every_page_has_examples(cli: Cli, path: str) -> None:
+    text = cli(*path.split(), "--help").out
+    _, heading, examples = text.partition("\nExamples:\n")
+    assert heading
+    assert f"llmgate {path.split()[0]}" in examples
+
+
+@pytest.mark.parametrize(
+    ("noun", "term"), [("keys", "--user USER"), ("keys", "--all"), ("limits", "[TARGET]"), ("models", "--search S")]
+)
+def test_a_nouns_help_tells_what_the_bare_noun_takes(cli: Cli, noun: str, term: str) -> None:
+    assert f"\n  {term} " in cli(noun, "--help").out
+
+
 def test_the_summaries_that_llmgate_lists_are_those_of_the_nouns() -> None:
     for word, entry in ENTRIES.items():
         assert entry.summary.endswith(".")

@@ -105,7 +105,8 @@ def test_wrong_words_are_json_where_json_was_asked_for(cli: Cli) -> None:
 
 def test_refusals_are_exit_1(cli: Cli) -> None:
     cli("users", "add", "alice")
-    assert one_line(cli("users", "show", "alise", code=1).err) == "there is no user 'alise': did you mean alice?"
+    told = one_line(cli("users", "show", "alise", code=1).err)
+    assert told == "there is no user 'alise': did you mean alice? `llmgate users` lists them"
     assert cli("users", "add", "alice", "--json", code=1).error["code"] == "conflict"
     assert cli("keys", "show", "k-nothing", "--json", code=1).error["code"] == "not_found"
 

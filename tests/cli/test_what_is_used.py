@@ -179,12 +179,84 @@ def test_models_come_with_their_prices(cli: Cli) -> None:
         "output_usd": "1.5",
         "cached_input_usd": "0.25",
         "free": False,
+        "price_usd": None,
+        "per": None,
     }
     assert rows["fast"]["free"] is True
     assert rows["sandbox/echo"]["input_usd"] == "1"
     assert [row["model"] for row in cli.data("models", "--search", "FAST")] == ["fast"]
     assert cli.data("models", "list", "--search", "nothing like it") == []
     assert not (cli.folder / "llmgate.db").exists(), "prices need no database"
+
+
+@pytest.mark.parametrize(
+    ("price", "tokens", "each", "per"),
+    [
+        ("{ per_1k_characters = 0.015 }", None, "0.015", "1000 characters"),
+        ("{ per_second = 0.0001 }", None, "0.0001", "second"),
+        ("{ per_image = 0.04 }", None, "0.04", "image"),
+        ("{ per_search = 0.005 }", None, "0.005", "search"),
+        ("{ per_request = 0.01 }", None, "0.01", "request"),
+        ("{ input = 1, output = 1, per_request = 0.01 }", "1", "0.01", "request"),
+        ("{ input = 1, output = 1, per_search = 0.01 }", "1", None, None),
+        ('"free"', "0", None, None),
+    ],
+)
+def test_what_is_sold_by_the_piece_has_no_price_of_tokens(
+    cli: Cli, price: str, tokens: str | None, each: str | None, per: str | None
+) -> None:
+    (cli.folder / "llmgate.toml").write_text(
+        f'[upstreams.sandbox]\n[models.m]\nroutes = [{{ upstream = "sandbox" }}]\nprice = {price}\n'
+    )
+    row = next(row for row in cli.data("models") if row["model"] == "m")
+    assert [row[name] for name in ("input_usd", "output_usd", "cached_input_usd")] == [tokens] * 3
+    assert (row["price_usd"], row["per"], row["free"]) == (each, per, price == '"free"')
+
+
+def test_the_catalogues_voices_are_not_free(cli: Cli) -> None:
+    (cli.folder / "llmgate.toml").write_text("[upstreams.openai]\n")
+    (row,) = [row for row in cli.data("models", "--search", "tts-1") if row["model"] == "tts-1"]
+    assert row["input_usd"] is None
+    assert (row["price_usd"] > "0", row["per"], row["free"]) == (True, "1000 characters", False)
+
+
+@pytest.mark.parametrize("command", [("models", "price"), ("prices", "show")])
+@pytest.mark.parametrize(
+    ("model", "meant", "search"),
+    [
+        ("gtp-4o", "gpt-4o", "gpt-4o"),
+        ("openai/gtp-4o", "openai/gpt-4o", "gpt-4o"),
+        ("opnai/gpt-4o", "openai/gpt-4o", "gpt-4o"),
+        ("/v1/translat", "/v1/translate", "/v1/translate"),
+    ],
+)
+def test_a_models_typo_is_told_the_nearest(
+    cli: Cli, command: tuple[str, str], model: str, meant: str, search: str
+) -> None:
+    (cli.folder / "llmgate.toml").write_text(
+        '[upstreams.openai]\n[upstreams.groq]\n[routes."/v1/translate"]\nupstream = "openai"\nprice = 0.01\n'
+    )
+    told = cli(*command, model, code=1).err
+    assert f"there is no model {model!r}: did you mean {meant}? `llmgate models --search {search}` lists them" in told
+
+
+def test_a_model_like_no_other_is_told_how_it_could_be_one(cli: Cli) -> None:
+    (cli.folder / "llmgate.toml").write_text("[upstreams.openai]\n[upstreams.groq]\n")
+    told = cli("models", "price", "zzzzzzzz", code=1).err
+    assert "[models.zzzzzzzz]" in told
+    assert "`llmgate models` lists those known" in told
+    assert "did you mean" not in cli("models", "price", "openai/zzzzzzzz", code=1).err
+
+
+def test_a_report_of_a_model_that_nobody_knows_names_the_nearest(cli: Cli) -> None:
+    (cli.folder / "llmgate.toml").write_text("[upstreams.openai]\n")
+    path = books.fill_with(cli.folder / "llmgate.db", [books.Request(model="my-llama", ago_ms=9000)])
+    for typo, meant in (("my-lama", "my-llama"), ("gpt-44", "gpt-4")):
+        done = cli("--db", path, "report", "--model", typo, "--json")
+        assert done.out == "[]\n"
+        assert f"did you mean {meant}?" in done.err
+    for right in ("gpt-4o", "gpt-44*"):
+        assert "did you mean" not in cli("--db", path, "report", "--model", right).err
 
 
 # ── audit ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -69,7 +69,12 @@ def test_a_name_is_taken_once(book: Book) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("alcie", "did you mean alice?"), ("zzz", "`llmgate users` lists them"), ("", "lists them")]
+    ("name", "hint"),
+    [
+        ("alcie", "did you mean alice? `llmgate users` lists them"),
+        ("zzz", "`llmgate users` lists them"),
+        ("", "lists them"),
+    ],
 )
 def test_who_is_not_there(book: Book, name: str, hint: str) -> None:
     book.user("alice")

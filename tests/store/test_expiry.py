@@ -681,7 +681,7 @@ def test_an_expiry_is_not_reversed(book: Book, key: str) -> None:
     """The credits would never expire again, and nobody would be told."""
     at(book, 100, ledger.add, "alice", 50, expires_ms=1000)
     expire(book, 1000)
-    with pytest.raises(Refusal, match="`llmgate credits add alice 0.00000005 --expires WHEN` grants it"):
+    with pytest.raises(Refusal, match=r"`llmgate credits add alice 0\.00000005 --expires WHEN` grants it"):
         at(book, 1100, ledger.reverse, 2)
     assert book.money("alice") == (0, 0)
 
