@@ -215,6 +215,8 @@ WRITES: dict[str, Writes] = {
     "credits history": Writes("entries", many=True, but=_without("entries", credits_.ENTRIES)),
     "export entries": Writes("entries", many=True, but=_without("entries", export.ENTRIES)),
     "limits list": Writes("limits", many=True),
+    "limits set": Writes("limits", many=True),
+    "limits remove": Writes("limits", many=True, but=_without("limits", limits.GONE)),
     "plans list": Writes("plans", many=True),
     "plans show": Writes("plans"),
     "upstreams list": Writes("upstreams", many=True),
@@ -223,6 +225,7 @@ WRITES: dict[str, Writes] = {
     "models price": Writes("explained"),
     "prices list": Writes("prices", many=True),
     "prices set": Writes("prices"),
+    "prices remove": Writes("prices", many=True, but=_without("prices", prices.GONE)),
     "prices show": Writes("explained price"),
     "prices import": Writes("changes", many=True),
     "prices diff": Writes("changes", many=True),
@@ -262,9 +265,6 @@ NOTHING = {
     "demo": "a story, and no data",
     "serve": "its log, to stderr; JSON by `[log] format`",
     "help": "text",
-    "limits set": "no data",
-    "limits remove": "no data",
-    "prices remove": "no data",
 }
 """What writes no such data, and what it writes instead."""
 
@@ -431,8 +431,8 @@ MEANS: dict[str, str] = {
     "stats.pruned_requests": "how many were summed up and are gone",
     "stats.requests_per_day": "lately",
     "stats.bytes_per_day": "what it grows by",
-    "stats.bytes_in_30_days": "how large it will be then",
-    "stats.bytes_in_90_days": "how large it will be then",
+    "stats.size_in_30_days": "how large the file will be then",
+    "stats.size_in_90_days": "how large the file will be then",
     "stats.prunable_requests": "older than 400 days",
     "stats.prunable_bytes": "about what they take",
     "stats.rows": "table → its rows",
@@ -822,6 +822,7 @@ NESTED = {
 
 
 NOTES = {
+    "limits": ("`limits set` with `unlimited` takes a limit away, which is not among what it writes then.",),
     "report": (
         "With --top the row that sums up the rest has `others` as its first grouping; what a row is not about is null.",
     ),

@@ -27,7 +27,7 @@ from .session import visible
 BARS = " ▁▂▃▄▅▆▇█"
 ASCII_BARS = " .:-=+*#@"
 
-BESIDE = {170: 3, 110: 2}
+BESIDE = {240: 3, 110: 2}
 """From how many columns of the terminal on so many sections stand beside each other."""
 
 BETWEEN = 4
@@ -252,19 +252,19 @@ def _part(rate: Rate) -> str:
 
 
 def _took(ms: int | None) -> str:
-    return "" if ms is None else f"{ms} ms" if ms < 1000 else span(ms)
+    return "" if ms is None else f"{ms}ms" if ms < 1000 else span(ms)
 
 
 def span(ms: int) -> str:
-    """A length of time in its two largest units: `0.3 s`, `12 s`, `3m 10s`, `2h 5m`."""
+    """A length of time in its two largest units: `0.3s`, `12s`, `3m 10s`, `2h 5m`."""
     if ms < 10_000:
-        return f"{ms / 1000:.1f}".removesuffix(".0") + " s"
+        return f"{ms / 1000:.1f}".removesuffix(".0") + "s"
     seconds = ms // 1000
     for length, unit, part, smaller in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s")):
         if seconds >= length:
             rest = seconds % length // part
             return f"{seconds // length}{unit}" + (f" {rest}{smaller}" if rest else "")
-    return f"{seconds} s"
+    return f"{seconds}s"
 
 
 def bars(numbers: Sequence[int], signs: str = BARS) -> str:
@@ -318,7 +318,7 @@ def _shelves(state: State, width: int) -> list[list[Section]]:
     """The sections, one below the other on each shelf, and the shelves beside each other."""
     match next((number for least, number in BESIDE.items() if width >= least), 1):
         case 3:
-            return [[flights(state), near(state)], [users(state)], [upstreams(state), models(state)]]
+            return [[flights(state), near(state)], [users(state), models(state)], [upstreams(state)]]
         case 2:
             return [[flights(state), users(state)], [upstreams(state), models(state), near(state)]]
     return [[flights(state), users(state), models(state), upstreams(state), near(state)]]

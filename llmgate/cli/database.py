@@ -36,8 +36,8 @@ STATS = (
     Column("pruned_requests", Kind.NUMBER),
     Column("requests_per_day", Kind.NUMBER),
     Column("bytes_per_day", Kind.NUMBER),
-    Column("bytes_in_30_days", Kind.NUMBER),
-    Column("bytes_in_90_days", Kind.NUMBER),
+    Column("size_in_30_days", Kind.NUMBER),
+    Column("size_in_90_days", Kind.NUMBER),
     Column("prunable_requests", Kind.NUMBER),
     Column("prunable_bytes", Kind.NUMBER),
 )
@@ -77,8 +77,9 @@ OLD = f"{OLD_DAYS}d"
 def stats(ctx: typer.Context) -> None:
     """Show how large the database is, what of it is what, how it grows, and when to prune it.
 
-    Growth is that of the last 30 whole days. free is room inside the file that is used before it grows. prunable are
-    requests of more than 400 days ago. Bytes of tables include their indexes; it reads all of the file.
+    Growth is that of the last 30 whole days; size in 30 days is what the file will have then. free is room inside the
+    file that is used before it grows. prunable are requests of more than 400 days ago. Bytes of tables include their
+    indexes; it reads all of the file.
     """
     with open_store(ctx, create=False) as db:
         with db.read() as tx:
@@ -98,8 +99,8 @@ def stats(ctx: typer.Context) -> None:
             "pruned_requests": grows.pruned,
             "requests_per_day": grows.requests_per_day,
             "bytes_per_day": grows.bytes_per_day,
-            "bytes_in_30_days": _grown(size, free, grows.bytes_per_day, 30),
-            "bytes_in_90_days": _grown(size, free, grows.bytes_per_day, 90),
+            "size_in_30_days": _grown(size, free, grows.bytes_per_day, 30),
+            "size_in_90_days": _grown(size, free, grows.bytes_per_day, 90),
             "prunable_requests": grows.prunable.requests,
             "prunable_bytes": grows.prunable_bytes,
             "rows": {name: table.rows for name, table in found.items()},

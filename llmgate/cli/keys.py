@@ -255,7 +255,7 @@ def _panel(db: Database, done: Done, url: str) -> None:
     app,
     "set",
     examples="""
-    llmgate keys set alice/default --name laptop --expires 2027-01-31
+    llmgate keys set alice/default --name laptop --expires 90d
     llmgate keys set alice --models 'gpt-4o*' --models sandbox/echo
     llmgate keys set alice --models '' --expires never --tag job=
     """,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -14,7 +15,7 @@ from .columns import Column, Kind, Row, Show
 from .context import config_of, open_store
 from .grammar import noun, verb
 from .output import listing
-from .session import confirm, note
+from .session import Format, confirm, note, session
 
 app = noun("limits", "Limits: how much may be asked, and how far that is used up.")
 
@@ -27,6 +28,9 @@ COLUMNS = (
     Column("remaining", Kind.FIGURE),
     Column("resets_at", Kind.TIME, Show.USED),
 )
+
+GONE = COLUMNS[:2]
+"""Of what is no more."""
 
 Target = Annotated[str, typer.Argument(metavar="TARGET", help="USER, user:U, team:T or key:ID.")]
 
@@ -79,10 +83,12 @@ def set_(
     A limit replaces the one for the same unit, window and models; a user's own replaces the plan's and the default's.
     """
     with open_store(ctx) as db:
+        policy = policy_of(config_of(ctx))
         with db.write() as tx:
             found = limits.hang(tx, target, specs, config_of(ctx).accounting.alert_at)
-        for limit in found:
-            note(f"{target}: {limit}")
+            slots = {limit.slot for limit in found}
+            rows = [_row(one) for one in limits.listing(tx, policy, target) if one.standing.limit.slot in slots]
+        _tell(ctx, COLUMNS, rows, [f"{target}: {limit}" for limit in found])
 
 
 @verb(
@@ -107,5 +113,15 @@ def remove(
     with open_store(ctx) as db:
         with db.write() as tx:
             gone = limits.take_off(tx, target, spec)
-        for limit in gone:
-            note(f"{target}: no more {limit}")
+            _, name = limits.subject_of(tx, target)
+        rows = [{"target": name, "limit": str(limit)} for limit in gone]
+        _tell(ctx, GONE, rows, [f"{target}: no more {limit}" for limit in gone])
+
+
+def _tell(ctx: typer.Context, columns: Sequence[Column], rows: Sequence[Row], said: list[str]) -> None:
+    """What was done: in words, or the limits themselves where a format was asked for."""
+    if session(ctx).wanted is Format.TABLE:
+        for line in said:
+            note(line)
+    else:
+        listing(ctx, columns, rows, empty="unlimited now: there is nothing to list")

@@ -194,6 +194,8 @@ def price(
         single(ctx, PRICED, {**names, **sums, "lines": told})
         return
     listing(ctx, LINES, told, empty="")
+    if not any(row["amount_usd"] not in ("0", None) for row in told):
+        note("say how much it is: --input 1000 --output 500, or what else `llmgate models price --help` has")
     others = sorted({other.upstream.name for other in target.routes} - {route.upstream.name})
     if others:
         note(f"served by {route.upstream.name}; --upstream explains it for {', '.join(others)}")

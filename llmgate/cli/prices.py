@@ -45,6 +45,9 @@ COLUMNS = (
     Column("actor", Kind.TEXT, minor=1),
 )
 
+GONE = COLUMNS[:5]
+"""Of what is no more."""
+
 RATES = (
     Column("upstream", Kind.WORD),
     Column("price", Kind.WORD),
@@ -113,7 +116,7 @@ def _row(row: StoreRow, at_ms: int) -> Row:
     "set",
     examples="""
     llmgate prices set gpt-4o input=2.50 output=10 cached_input=1.25
-    llmgate prices set gpt-4o input=2 output=8 --from 2027-01-01
+    llmgate prices set gpt-4o input=2 output=8 --from 30d
     llmgate prices set azure/gpt-4o input=2.20 output=8.80 --cost
     llmgate prices set my-llama free
     """,
@@ -257,6 +260,18 @@ def remove(
         with db.write() as tx:
             from_ms = clock.begins_ms(from_, tx.now_ms, db.zone) if from_ is not None else None
             gone = prices.remove(tx, key, from_ms)
+        if session(ctx).wanted is not Format.TABLE:
+            rows = [
+                {
+                    **{name: row[name] for name in ("model", "kind")},
+                    "upstream": row["upstream"] or None,
+                    "price": said(decode(row["body"])),
+                    "from_at": row["from_ms"],
+                }
+                for row in gone
+            ]
+            listing(ctx, GONE, rows, empty="", zone=db.zone)
+            return
         for row in gone:
             note(f"{prices.named(key)}: no more {_short(said(decode(row['body'])))}, from {rfc3339(row['from_ms'])}")
 
@@ -327,7 +342,7 @@ def _rates(route: routing.Route) -> Iterator[Row]:
     examples="""
     llmgate prices import prices.csv
     llmgate prices import model_prices_and_context_window.json --list litellm --cost --yes
-    llmgate prices import prices.json --from 2027-01-01
+    llmgate prices import prices.json --from 30d
     """,
 )
 def import_(

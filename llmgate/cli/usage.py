@@ -6,7 +6,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
@@ -152,11 +151,14 @@ def usage(
             newest = last or (None if since else TAIL if on_terminal else 0)
             brief = on_terminal and shutil.get_terminal_size().columns < NARROW
             rows = map(as_row, _follow(db, filters, newest))
-            with suppress(KeyboardInterrupt):
+            try:
                 if brief:
                     following(ctx, BRIEF, (_brief(row, db.zone) for row in rows), zone=db.zone)
                 else:
                     following(ctx, COLUMNS, rows, zone=db.zone)
+            except KeyboardInterrupt:
+                if sys.stderr.isatty():
+                    note("")  # the terminal has written ^C, and the prompt begins on a line of its own
             return
         newest = last or (NEWEST if on_terminal else None)
         rows = map(as_row, _rows(db, filters, newest))

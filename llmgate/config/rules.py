@@ -331,7 +331,7 @@ HeaderName = Annotated[str, Rule("the name of an HTTP header", check=_header_nam
 HeaderValue = Annotated[str, Rule("a text that an HTTP header can carry", check=_matching(VISIBLE), hidden=True)]
 QueryName = Annotated[str, Rule("the name of a query parameter", check=_matching(r"[!-~]+"))]
 QueryValue = Annotated[str, Rule("a text", check=_matching(r"[^\x00-\x1f\x7f]*"), hidden=True)]
-LimitText = Annotated[str, Rule(f"a limit, such as {limits.EXAMPLES}", check=_limit)]
+LimitText = Annotated[str, Rule("a limit such as 60 requests/minute", check=_limit)]
 Percent = Annotated[int, Rule("a percentage from 1 to 100", accept=(int,), check=_percent)]
 PlanName = Annotated[str, Rule(f"the name of a plan, {_NAME}", check=_matching(_NAME), fixed=True)]
 ModelGlob = Annotated[str, Rule("a model, or a glob such as gpt-4o*", check=_matching(r"[!-~]+"))]

@@ -64,21 +64,21 @@ def test_a_small_terminal() -> None:
     expected = """
         08:00:00  pid 4242 serves, for 3h 12m                 q ends
         over  requests/s  tokens/s     USD/s     errors
-        10 s        1.50     1,505  $0.00202  1 (6.7 %)
+        10s         1.50     1,505  $0.00202  1 (6.7 %)
         1m          0.73       976  $0.0013   1 (2.3 %)
-        requests  ▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▄▂▂▄█  most 4 in 1 s
+        requests  ▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▄▂▂▄█  most 4 in 1s
         in flight  user   model  upstream          held  request id
            1m 15s  alice  gpt    openai    $0.123        req_1
-            0.3 s  bob    gpt    openai    $0.000000005  req_1
+             0.3s  bob    gpt    openai    $0.000000005  req_1
         user   requests/s  tokens/s       USD/s  errors  in flight
         alice        0.68       975  $0.0013          1          1
         bob          0.05      0.50  $0.0000035                  1
         model 2/3  requests/s  tokens/s         USD/s  errors
         gpt              0.67       975  $0.0013            1
         o3               0.05      0.50  $0.0000035
-        upstream  requests    errors  first byte  last error
-        openai          42                 40 ms
-        azure            2  1 (50 %)       2.3 s  502, 2 s ago
+        upstream  requests    errors  first byte   p95  last error
+        openai          42                  40ms  40ms
+        azure            2  1 (50 %)        2.3s  2.3s  502, 2s ago
         near limit  limit          used  left    resets
         alice       $50/month      98 %    $1  in 1d 1h
         team:ops    5 concurrent  100 %     0
@@ -90,13 +90,13 @@ def test_a_usual_terminal() -> None:
     expected = """
         08:00:00  pid 4242 serves, for 3h 12m                                     q ends
         over  requests/s  tokens/s     USD/s     errors
-        10 s        1.50     1,505  $0.00202  1 (6.7 %)
+        10s         1.50     1,505  $0.00202  1 (6.7 %)
         1m          0.73       976  $0.0013   1 (2.3 %)
-        requests                  ▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▄▂▂▄█  most 4 in 1 s
+        requests                   ▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▂▄▂▂▄█  most 4 in 1s
 
         in flight  user   model  upstream          held  request id
            1m 15s  alice  gpt    openai    $0.123        req_1
-            0.3 s  bob    gpt    openai    $0.000000005  req_1
+             0.3s  bob    gpt    openai    $0.000000005  req_1
         user   requests/s  tokens/s       USD/s  errors  in flight
         alice        0.68       975  $0.0013          1          1
         bob          0.05      0.50  $0.0000035                  1
@@ -104,9 +104,9 @@ def test_a_usual_terminal() -> None:
         gpt                                       0.67       975  $0.0013            1
         o3                                        0.05      0.50  $0.0000035
         a/model-with-a-very-long-name-2026        0.02      0.17  $0.000000001
-        upstream  requests    errors  first byte    p95  in flight  last error
-        openai          42                 40 ms  40 ms          2
-        azure            2  1 (50 %)       2.3 s  2.3 s             502, 2 s ago
+        upstream  requests    errors  first byte   p95  in flight   wasted  last error
+        openai          42                  40ms  40ms          2
+        azure            2  1 (50 %)        2.3s  2.3s             $0.0015  502, 2s ago
         near limit  limit          used  left    resets
         alice       $50/month      98 %    $1  in 1d 1h
         team:ops    5 concurrent  100 %     0
@@ -118,9 +118,9 @@ def test_nothing_to_tell() -> None:
     expected = """
         08:00:00  no daemon is running: `llmgate serve` starts one      q ends
         over  requests/s  tokens/s  USD/s  errors
-        10 s           0         0  $0.00
+        10s            0         0  $0.00
         1m             0         0  $0.00
-        requests                                                 most 0 in 1 s
+        requests                                                  most 0 in 1s
         nothing is in flight
 
         no user in the last 1m
@@ -137,8 +137,11 @@ def test_nothing_to_tell() -> None:
 def test_a_wide_terminal_has_sections_beside_each_other() -> None:
     lines = drawn(busy(), 200, 50)
     titles = next(line for line in lines if line.startswith("in flight"))
-    assert [titles.split().count(word) for word in ("user", "upstream")] == [2, 2]
+    assert "upstream  requests" in titles
+    assert titles.count("in flight") == 2, "no column is left out that a usual terminal has"
     assert "req_1" in "".join(lines)
+    wider = next(line for line in drawn(busy(), 250, 40) if line.startswith("in flight"))
+    assert [wider.split().count(word) for word in ("user", "upstream")] == [2, 2]
     assert max(map(len, drawn(busy(), 120, 30))) <= 120
 
 
@@ -191,7 +194,7 @@ def test_lines_are_shared_fairly(wanted: list[int], room: int, given: list[int])
 @pytest.mark.parametrize(
     ("ms", "text"),
     [
-        *((0, "0 s"), (300, "0.3 s"), (9_999, "10 s"), (12_345, "12 s"), (60_000, "1m"), (190_000, "3m 10s")),
+        *((0, "0s"), (300, "0.3s"), (9_999, "10s"), (12_345, "12s"), (60_000, "1m"), (190_000, "3m 10s")),
         *((3_600_000, "1h"), (7_500_000, "2h 5m"), (86_400_000, "1d"), (270_000_000, "3d 3h")),
     ],
 )

@@ -132,6 +132,7 @@ def test_a_terminal_begins_with_the_newest_and_fits(book: Book, cli: Cli) -> Non
     assert "m02" in out
     assert "m01" not in out
     assert max(len(row) for row in out.splitlines()) <= 110
+    assert out.endswith("^C\n"), "the prompt comes on a line of its own"
 
 
 def test_a_narrow_terminal_gets_what_matters_on_one_line(book: Book, cli: Cli) -> None:

@@ -205,7 +205,7 @@ def test_db_stats_tells_growth_and_when_to_prune(tmp_path: Path) -> None:
     cli = Cli(tmp_path, LLMGATE_DB=str(books.fill_with(tmp_path / "llmgate.db", requests)))
     found = cli.data("db", "stats")
     assert found["requests_per_day"] == 1, "3 in the last 30 whole days"
-    assert found["bytes_in_90_days"] == found["size_bytes"] + max(0, 90 * found["bytes_per_day"] - found["free_bytes"])
+    assert found["size_in_90_days"] == found["size_bytes"] + max(0, 90 * found["bytes_per_day"] - found["free_bytes"])
     assert (found["prunable_requests"], found["prunable_bytes"] > 0) == (2, True)
     told = cli("db", "stats").err
     assert "`llmgate db prune --before 400d` sums up 2 requests" in told
