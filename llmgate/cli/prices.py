@@ -241,7 +241,6 @@ def _price(pairs: list[str]) -> Price:
     "remove",
     examples="""
     llmgate prices remove gpt-4o
-    llmgate prices remove gpt-4o --from 2027-01-01
     llmgate prices remove azure/gpt-4o --cost
     """,
 )

@@ -321,3 +321,17 @@ def test_events_are_listed(cli: Cli) -> None:
     assert cli.data("events", "--since", "2100-01-01") == []
     assert "80 %" in cli("events").out
     cli("events", "--since", "whenever", code=2)
+
+
+def test_what_was_done_is_written_where_a_format_is_asked_for(cli: Cli) -> None:
+    cli("users", "add", "alice")
+    made = cli("limits", "set", "alice", "5 requests/day", "unlimited requests/minute", "--json")
+    assert [(row["limit"], row["remaining"]) for row in made.json] == [("5 requests/day", 5)]
+    assert made.err == ""
+    gone = cli("limits", "remove", "alice", "--all", "--yes", "--json").json
+    assert gone == [{"target": "alice", "limit": limit} for limit in ("5 requests/day", "unlimited requests/minute")]
+
+
+def test_a_price_without_quantities_says_how_to_tell_them(cli: Cli) -> None:
+    assert "--input 1000 --output 500" in cli("models", "price", "sandbox/echo").err
+    assert cli("models", "price", "sandbox/echo", "--input", "4").err == ""
