@@ -99,6 +99,7 @@ TYPES = {
     "exported keys.id": TEXT,
     "exported usage.meters": named(WHOLE),
     "exported usage.cost_price": Type("object", dict[str, Any]),
+    "exported prices.price": Type("object", dict[str, Any]),
     "exported usage.charge_price": Type("object", dict[str, Any]),
     "exported usage.attempts": Type("array of object", list[dict[str, Any]]),
     "exported usage.day": DAY,
