@@ -376,6 +376,4 @@ def test_it_tells_what_may_not_have_been_meant(priced: Cli) -> None:
 
 
 def test_a_list_that_is_not_there_is_named_once(cli: Cli) -> None:
-    assert (
-        cli("prices", "import", "/no.csv", code=2).err == "llmgate: /no.csv can't be read: no such file or directory\n"
-    )
+    assert cli("prices", "import", "/no.csv", code=2).err.startswith("llmgate: /no.csv can't be read: ")
