@@ -27,6 +27,15 @@ app = alone()
 
 LIMITS = Column("limits", Kind.LIST)
 
+ZONE = (Column("zone", Kind.WORD),)
+PRICES = (
+    Column("kind", Kind.WORD),
+    Column("upstream", Kind.WORD),
+    Column("model", Kind.WORD),
+    Column("price", Kind.MAP),
+    Column("from_at", Kind.TIME),
+    Column("actor"),
+)
 TEAMS = (
     Column("team", Kind.WORD),
     Column("plan", Kind.WORD),
@@ -128,7 +137,9 @@ PRUNED = (
 )
 def export(
     ctx: typer.Context,
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="usage, entries, users, teams, keys, pruned or all.")],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="usage, entries, users, teams, keys, pruned, zone, prices or all.")
+    ],
     since: Annotated[
         str | None, typer.Option("--since", metavar="WHEN", help="From then on: 30d, a date [default: all].")
     ] = None,
@@ -141,13 +152,15 @@ def export(
 
     usage are requests: first the fields of `llmgate usage --json`, then what else is known of them. entries are what
     moved money, with `hash`, which chains an entry to the one before; keys are their hashes, never what can be used;
-    pruned are the sums that stand for pruned requests. Rows of usage, entries and pruned come by their number.
+    pruned are the sums that stand for pruned requests; zone is the time zone that days are counted in, prices are
+    those that admins set. Rows of usage, entries and pruned come by their number.
 
     Money is decimal USD, times are RFC 3339 in UTC. In ndjson each line is an object. A request counts from the moment
     it was sent, and is there once it has ended: who exports a period should let its last requests end.
 
-    all is everything that `llmgate import` needs on another box, one after the other in ndjson. Stop the daemon first:
-    what it goes on writing is in some of it, and not in the rest.
+    all is everything that `llmgate import` takes on another box, one after the other in ndjson. Stop the daemon first:
+    what it goes on writing is in some of it, and not in the rest. The config, admin keys, events, the audit and the
+    list of `llmgate prices update` are not in it.
     """
     if what not in (*EXPORTED, ALL):
         raise unknown("export", what, (*EXPORTED, ALL), "llmgate export")
@@ -245,6 +258,8 @@ def _entry(row: StoreRow) -> Row:
 EXPORTED: dict[str, tuple[tuple[Column, ...], Callable[[Database, Period], Iterator[Row]]]] = {
     "usage": (USAGE, _usage),
     "entries": (ENTRIES, _entries),
+    "zone": (ZONE, _all(moving.zone)),
+    "prices": (PRICES, _all(moving.set_prices)),
     "users": (USERS, _all(moving.users)),
     "teams": (TEAMS, _all(moving.teams)),
     "keys": (KEYS, _all(moving.issued)),

@@ -14,15 +14,18 @@ from typing import Annotated, Any, NamedTuple, TextIO
 import typer
 
 from ..clock import instant_ms
+from ..config import timezone_name
 from ..errors import Refusal, UsageError
 from ..money import to_nano
-from ..store import moving
+from ..store import accounts, moving, workers
 from .columns import Column, Kind
-from .context import open_store
+from .config import without_plan
+from .context import config_of, loaded, open_store
 from .export import EXPORTED
 from .grammar import alone, verb
 from .output import result
 from .progress import progress
+from .session import note
 
 app = alone()
 
@@ -52,25 +55,39 @@ def import_(
 ) -> None:
     """Take in what `llmgate export` wrote on another box: all of it, or nothing.
 
-    Each file is CSV, JSON or NDJSON; one of NDJSON may hold teams, users, keys, pruned, usage and entries, in this
-    order. Name what belongs together in one command, in any order: keys need their users, users their teams, usage and
-    entries all of them; and an account's balance is its entries less its usage.
+    Each file is CSV, JSON or NDJSON; one of NDJSON may hold zone, prices, teams, users, keys, pruned, usage and
+    entries, in this order. Name what belongs together in one command, in any order: keys need their users, users their
+    teams, usage and entries all of them; and an account's balance is its entries less its usage.
+
+    Stop the daemon of this box first: nobody else can write meanwhile. The config, admin keys, events, the audit and
+    the list of `llmgate prices update` don't move. Only a new box takes another time zone.
 
     Keys work at once. Entries and requests keep their numbers and times: a new box takes them, and so does one that
     took the first part of them before. What is here already is left alone, so the same command may be repeated; what is
     here otherwise is refused, with file, line and field.
     """
     with open_store(ctx) as db, ExitStack() as opened:
+        if workers.living(db.path):
+            note("a daemon serves this database: its requests wait until all is imported, or are refused")
         told = sorted((_told(opened, file) for file in dict.fromkeys(files)), key=lambda one: one[0])
         with db.write() as tx, progress("importing", None) as at:
-            arrival = moving.Arrival(tx)
+            workers.check(tx, db.path)
+            arrival = moving.Arrival(tx, own_zone=timezone_name(*loaded(ctx)) is not None)
             for kind, some in groupby(chain.from_iterable(rows for _, rows in told), key=lambda one: one.kind):
                 arrival.take(kind, ((one.where, one.fields) for one in some))
                 at(arrival.added.total() + arrival.known.total())
             arrival.end(" ".join(files))
+            lost = list(accounts.without_plan(tx, config_of(ctx).plans)) if arrival.added else []
     row = {kind: arrival.added[kind] for kind in moving.KINDS}
     row |= {f"{kind}_known": arrival.known[kind] for kind in moving.KINDS}
     result(ctx, COLUMNS, row, _said(arrival))
+    for name, plan in lost:
+        note(without_plan(name, plan))
+    if arrival.added:
+        note(f"not moved: {STAYS}")
+
+
+STAYS = "the config, admin keys (`llmgate admins add`), events, the audit, and the list of `llmgate prices update`"
 
 
 def _said(arrival: moving.Arrival) -> str:
@@ -83,6 +100,8 @@ def _said(arrival: moving.Arrival) -> str:
 
 
 WORDS = {
+    "zone": ("time zone", "time zones"),
+    "prices": ("price", "prices"),
     "teams": ("team", "teams"),
     "users": ("user", "users"),
     "keys": ("key", "keys"),
@@ -160,6 +179,7 @@ def _of_csv(lines: Lines, file: str) -> Placed:
     reader = csv.reader(lines, strict=True)
     try:
         names = next(reader)
+        _kind(f"{file}, line 1", dict.fromkeys(names))
         for cells in reader:
             where = f"{file}, line {reader.line_num}"
             if len(cells) != len(names):

@@ -180,6 +180,7 @@ class Database:
 def set_zone(tx: Tx, zone: str) -> None:
     """Count days in another zone from now on. The days of the past stay as they were booked."""
     tx.execute("UPDATE meta SET value = ? WHERE key = 'zone'", (zone,))
+    tx._zone = None
     tx.execute("DELETE FROM counters")  # their windows were the old zone's; they begin anew by what the facts say
 
 

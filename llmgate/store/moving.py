@@ -26,14 +26,14 @@ from typing import Any
 
 import msgspec
 
-from .. import pricing
+from .. import clock, pricing
 from ..errors import LlmgateError, Refusal
 from ..limits import parse
 from ..money import MAX_NANO, dollars
 from ..names import check_name
 from ..types import METERS
 from . import audit, keys, ledger, limits, prices, prune
-from .db import Row, Tx
+from .db import Row, Tx, set_zone
 from .holds import ROLLUP_KEY, ROLLUP_SUMS
 from .usage import ATTEMPT_FIELDS
 from .verify import derived
@@ -57,6 +57,10 @@ class Wrong(Exception):
 
 _ACCOUNT = "coalesce(u.name, 'team:' || t.name) AS account"
 
+_PRICES = """
+SELECT s.kind, nullif(s.upstream, '') AS upstream, s.model, p.body AS price, s.from_ms AS from_at, s.actor
+FROM set_prices s LEFT JOIN prices p ON p.id = s.price_id
+"""
 _TEAMS = """
 SELECT t.name AS team, t.plan, a.billing, a.billing_source, t.created_ms AS created_at, 'team' AS kind, t.id AS subject
 FROM teams t JOIN accounts a ON a.id = t.account_id
@@ -80,6 +84,14 @@ SELECT p.rowid AS id, p.day, {_ACCOUNT}, w.name AS user, m.name AS team, p.key_i
 FROM pruned p JOIN users w ON w.id = p.user_id LEFT JOIN teams m ON m.id = p.team_id
 LEFT JOIN users u ON u.account_id = p.account_id LEFT JOIN teams t ON t.account_id = p.account_id
 """
+
+
+def zone(tx: Tx) -> Iterator[Fields]:
+    yield {"zone": tx.zone.key}
+
+
+def set_prices(tx: Tx) -> Iterator[Fields]:
+    return ({**dict(row), "price": _decoded(row["price"])} for row in tx.execute(f"{_PRICES} ORDER BY s.id"))
 
 
 def teams(tx: Tx) -> Iterator[Fields]:
@@ -125,8 +137,10 @@ def _decoded(text: str | None) -> Any:
 class Arrival:
     """A transaction that takes in what another box told. Kinds come in the order of `KINDS`, and `end` ends it."""
 
-    def __init__(self, tx: Tx) -> None:
+    def __init__(self, tx: Tx, *, own_zone: bool = False) -> None:
+        """`own_zone`: the config says in which zone this box counts days, so it doesn't take another."""
         self.tx = tx
+        self._own_zone = own_zone
         self.added: Counter[str] = Counter()
         self.known: Counter[str] = Counter()
         self._moved: Counter[int] = Counter()
@@ -137,6 +151,36 @@ class Arrival:
         """What was added and is still to be checked: its number, and where it stands."""
         self._held = 0
         self._summed = {tuple(row) for row in tx.execute("SELECT DISTINCT day, account_id FROM pruned")}
+
+    # what all of it is counted by
+
+    def zone(self, row: Fields) -> bool:
+        """Only a box without anything takes another zone: days of one mean nothing in the other."""
+        here = self.tx.zone.key
+        if row["zone"] == here:
+            return False
+        name = _checked("zone", clock.zone, row["zone"]).key
+        used = any(self.tx.value(f"SELECT 1 FROM {table} LIMIT 1") for table in ("users", "teams", "set_prices"))
+        if used or self._own_zone:
+            raise Wrong("zone", f"says {name}, and days are counted in {here} here: `llmgate db set-zone {name}` first")
+        set_zone(self.tx, name)
+        return True
+
+    def price(self, row: Fields) -> bool:
+        """What an admin set. What was charged by it keeps its own snapshot, so a begin in the past reprices nothing."""
+        _one_of(row, "kind", ("charge", "cost"))
+        values = {"kind": row["kind"], "upstream": row["upstream"] or "", "model": row["model"]}
+        values |= {"from_ms": row["from_at"], "price_id": self._price("price", row["price"])}
+        known = self.tx.one(
+            "SELECT p.body FROM set_prices s LEFT JOIN prices p ON p.id = s.price_id "
+            "WHERE s.kind = ? AND s.upstream = ? AND s.model = ? AND s.from_ms = ?",
+            *(values[name] for name in ("kind", "upstream", "model", "from_ms")),
+        )
+        if known is not None:
+            return _same(row, {"price": _decoded(known["body"])})
+        self._insert("set_prices", values | {"actor": row["actor"]})
+        prices.changed(self.tx)
+        return True
 
     # who is known
 
@@ -432,6 +476,8 @@ class Arrival:
 
 
 KINDS: dict[str, Callable[[Arrival, Fields], bool]] = {
+    "zone": Arrival.zone,
+    "prices": Arrival.price,
     "teams": Arrival.team,
     "users": Arrival.user,
     "keys": Arrival.key,

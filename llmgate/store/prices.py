@@ -101,7 +101,7 @@ def in_force(tx: Tx) -> Book:
     return Book(known, found, *(newer or ("", b"")))
 
 
-def _changed(tx: Tx) -> None:
+def changed(tx: Tx) -> None:
     tx.execute("UPDATE meta SET value = value + 1 WHERE key = 'prices'")
 
 
@@ -126,7 +126,7 @@ def put(tx: Tx, prices: Mapping[Key, Price], from_ms: int | None = None, *, sour
             audit.record(tx, "prices.set", named(key), before=_told(before) if before else None, after=after)
     if source is not None:
         audit.record(tx, "prices.import", source, after={"prices": len(prices), "from_ms": begins_ms})
-    _changed(tx)
+    changed(tx)
     return begins_ms
 
 
@@ -147,7 +147,7 @@ def remove(tx: Tx, key: Key, from_ms: int | None = None) -> list[Row]:
         what = "no price is set for" if from_ms is None else "no price that begins then is still to come for"
         raise Refusal(f"{what} {named(key)}: `llmgate prices` lists them", code="not_found")
     audit.record(tx, "prices.remove", named(key), before={"prices": [_told(row) for row in gone]})
-    _changed(tx)
+    changed(tx)
     return gone
 
 
@@ -217,5 +217,5 @@ def use_catalogue(tx: Tx, body: bytes, source: str) -> str:
             (edition, catalogue.packed(body), source, tx.now_ms),
         )
     audit.record(tx, "prices.update", source, before={"edition": before or ""}, after={"edition": edition})
-    _changed(tx)
+    changed(tx)
     return edition

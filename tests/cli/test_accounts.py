@@ -100,6 +100,7 @@ def test_credits_are_added(cli: Cli) -> None:
         "balance_usd": "5.5",
         "became_prepaid": False,
         "repeated": False,
+        "reversed_by": None,
     }
     told = cli("credits", "add", "alise", "5", code=1).err
     assert told == "llmgate: there is no user 'alise': did you mean alice? `llmgate users` lists them\n"

@@ -100,6 +100,7 @@ def test_credits_are_transferred(cli: Cli) -> None:
         "balance_usd": "1.5",
         "became_prepaid": True,
         "repeated": False,
+        "reversed_by": None,
         "other_entry": 5,
         "other_account": "team:research",
         "other_balance_usd": "0.5",

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmgate.store import accounts, keys, ledger, limits
+from llmgate.store import accounts, keys, ledger, limits, schema
 from llmgate.types import Billing, Meters, Status
 
 from ..books import Book
 from ..twins import DAY_MS, Pair, gone, told
 from .conftest import Cli
 
-KINDS = ("teams", "users", "keys", "pruned", "usage", "entries")
+KINDS = ("zone", "prices", "teams", "users", "keys", "pruned", "usage", "entries")
 ENDINGS = ("csv", "json", "ndjson")
 
 
@@ -102,17 +102,18 @@ TELLING = (
 )
 
 
+SAME_ZONE = "here already: 1 time zone"
 ALL_OF_IT = "1 team, 3 users, 3 keys, 2 sums of pruned requests, 5 requests, 9 entries"
 
 
 def test_a_box_moves(old: Cli) -> None:
     files = files_of(old, "csv")
     new = box(old, "new")
-    assert f"imported {ALL_OF_IT}\n" in new("import", *reversed(files)).err
+    assert f"imported {ALL_OF_IT}; {SAME_ZONE}\n" in new("import", *reversed(files)).err
     for words in TELLING:
         assert new.data(*words) == old.data(*words), words
     new("verify")
-    assert f"imported nothing; here already: {ALL_OF_IT}\n" in new("import", *files).err
+    assert f"imported nothing; here already: 1 time zone, {ALL_OF_IT}\n" in new("import", *files).err
     (act,) = [act for act in new.data("audit") if act["action"] == "import"]
     assert act["after"]["usage"] == 5
 
@@ -121,8 +122,61 @@ def test_a_box_moves(old: Cli) -> None:
 def test_every_format_says_the_same(old: Cli, ending: str) -> None:
     new = box(old, "new")
     new("import", *files_of(old, ending))
-    assert f"imported nothing; here already: {ALL_OF_IT}\n" in new("import", *files_of(old, "csv")).err
+    assert f"imported nothing; here already: 1 time zone, {ALL_OF_IT}\n" in new("import", *files_of(old, "csv")).err
     new("verify")
+
+
+PRICED = ("prices", "set", "gpt-9", "input=1", "output=2")
+
+
+def test_the_zone_and_the_prices_move(old: Cli) -> None:
+    old("db", "set-zone", "Asia/Tokyo")
+    old(*PRICED)
+    old("prices", "set", "azure/gpt-9", "input=3", "output=4", "--from", "2099-01-01")
+    old("prices", "remove", "gpt-9")
+    stream = old("export", "all").out
+    new = box(old, "new")
+    done = new("import", "-", stdin=stream)
+    assert "imported 1 time zone, 3 prices, 1 team" in done.err
+    assert "not moved: the config, admin keys" in done.err
+    for words in (["prices", "--all"], ["export", "prices"], ["export", "zone"]):
+        assert new.data(*words) == old.data(*words), words
+    assert "imported nothing; here already: 1 time zone, 3 prices" in new("import", "-", stdin=stream).err
+    new("verify")
+
+
+def test_a_box_keeps_its_zone_and_its_prices(old: Cli) -> None:
+    old("db", "set-zone", "Asia/Tokyo")
+    old(*PRICED)
+    stream = old("export", "all").out
+    used = box(old, "used")
+    used("users", "add", "zoe")
+    refused = used("import", "-", stdin=stream, code=1).err
+    assert "zone says Asia/Tokyo, and days are counted in UTC here: `llmgate db set-zone Asia/Tokyo` first" in refused
+    used("db", "set-zone", "Asia/Tokyo")
+    used("import", "-", stdin=stream)
+    priced = json.loads(next(line for line in stream.splitlines() if '"gpt-9"' in line))
+    priced["price"] = {"input": 7}
+    assert "line 1: price says" in used("import", "-", stdin=json.dumps(priced), code=1).err
+
+
+def test_what_the_config_here_lacks_is_told(old: Cli) -> None:
+    """alice is on the plan pro."""
+    assert "alice is on the plan 'pro', which isn't there" in box(old, "new")("import", *files_of(old, "csv")).err
+
+
+def test_a_daemon_beside_it(old: Cli) -> None:
+    (old.folder / "new").mkdir()
+    book = Book(old.folder / "new" / "llmgate.db")
+    new = box(old, "new")
+    with book.write() as tx:
+        tx.execute("UPDATE workers SET schema = NULL")
+    assert "restart it first" in new("import", *files_of(old, "csv"), code=1).err
+    with book.write() as tx:
+        tx.execute("UPDATE workers SET schema = ?", (schema.VERSION,))
+    done = new("import", *files_of(old, "csv"))
+    assert "a daemon serves this database: its requests wait" in done.err
+    book.close()
 
 
 def test_entries_are_the_same_but_for_their_chain(old: Cli) -> None:
@@ -271,7 +325,10 @@ def test_what_was_pruned_here_does_not_come_back(old: Cli) -> None:
         ("{", "line 1: is no JSON"),
         ("[1]", "row 1: is no object"),
         ("a,b\n1,2\n", "lacks"),
-        ("team,plan\nx\n", "line 2: has 1 fields, not 2"),
+        ("garbage", "file, line 1: lacks zone, so `llmgate export zone` didn't write it"),
+        ("garbage\n", "file, line 1: lacks"),
+        ("zone\na,b\n", "line 2: has 2 fields, not 1"),
+        ('{"zone": "Mars/Olympus"}', "line 1: zone 'Mars/Olympus' is no time zone"),
         ('{"team": "x"}\n', "line 1: lacks billing, billing_source, created_at, so `llmgate export teams` didn't"),
     ],
 )

@@ -77,6 +77,8 @@ RUNS: dict[str, list[str]] = {
     "export teams": ["export teams"],
     "export keys": ["export keys"],
     "export pruned": ["export pruned"],
+    "export zone": ["export zone"],
+    "export prices": ["export prices"],
     "import": ["import box.ndjson"],
     "top": ["top", "top --window 1h"],
     "invoice": ["invoice alice", "invoice team:research", "invoice bob --month 2024-02"],

@@ -373,3 +373,7 @@ def test_it_tells_what_may_not_have_been_meant(priced: Cli) -> None:
     assert "output" not in told.partition("below")[2]
     assert "below" not in priced("prices", "set", "gpt-4o", "input=2.5", "output=10").err
     assert "below" not in priced("prices", "set", "gpt-4o", "input=1", "output=1", "--from", "2199-01-01").err
+
+
+def test_a_list_that_is_not_there_is_named_once(cli: Cli) -> None:
+    assert cli("prices", "import", "/no.csv", code=2).err.startswith("llmgate: /no.csv can't be read: ")
