@@ -62,7 +62,7 @@ def zone(name: str) -> ZoneInfo:
 def parse_duration(text: str) -> Duration:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"{text!r} is no duration: write one of {DURATIONS}.")
+        raise UsageError(f"{text!r} is no duration: {_perhaps_days(text) or f'write one of {DURATIONS}.'}")
     return Duration(int(match[1]), match[2])
 
 
@@ -174,8 +174,15 @@ def _when(text: str, now_ms: int, tz: ZoneInfo) -> Duration | date | datetime:
             moment = datetime.fromisoformat(word)
             return moment if moment.tzinfo else moment.replace(tzinfo=tz)
     except ValueError as error:
-        raise UsageError(f"{text!r} is not in the calendar: {error}.") from error
-    raise UsageError(f"{text!r} is no time: write a duration ({DURATIONS}) or a date ({DATES}).")
+        raise UsageError(f"{text!r} is not in the calendar: there is no such month, day or hour.") from error
+    cure = _perhaps_days(text) or f"write a duration ({DURATIONS}) or a date ({DATES})."
+    raise UsageError(f"{text!r} is no time: {cure}")
+
+
+def _perhaps_days(text: str) -> str | None:
+    """What was probably meant by a number without a unit."""
+    word = text.strip()
+    return f"did you mean {word}d?" if re.fullmatch("[1-9][0-9]{0,2}", word) else None
 
 
 def _shifted(span: Duration, now_ms: int, tz: ZoneInfo, sign: int, text: str) -> int:

@@ -61,6 +61,7 @@ CODES: dict[str, Verdict] = {
     "upstream_timeout": Verdict(504),
     # ours, or the admin's
     "internal_error": Verdict(500),
+    "file_error": Verdict(500),
     "storage_busy": Verdict(503, 4),
     "storage_error": Verdict(503, 4),
     "config_error": Verdict(500),

@@ -44,11 +44,19 @@ def compiled(expression: str) -> ParsedResult:
     try:
         parsed = jmespath.compile(expression)
     except ValueError as error:  # all of its own are
-        raise ValueError(str(error).partition("\n")[0].removesuffix(", for expression:")) from error
+        raise ValueError(_about(error)) from error
     for name in _functions(parsed.parsed):
         if name not in Functions.FUNCTION_TABLE:  # told when it is called, else, and then it is a fallback for ever
             raise ValueError(f"there is no function {name}()")
     return parsed
+
+
+def _about(error: ValueError) -> str:
+    """What JMESPath complains of, in words of ours."""
+    if "Incomplete" in str(error) or "empty" in str(error):
+        return "it ends too early"
+    at = getattr(error, "lex_position", getattr(error, "lexer_position", None))
+    return "it is none" if at is None else f"from its character {at + 1} on it is none"
 
 
 def _functions(node: Any) -> Iterator[str]:

@@ -87,7 +87,8 @@ class Daemon:
         """Serve by another config from the next request on. Where it listens stays as it was."""
         old, new = self._gateway.config.server, fresh.config.server
         self._gateway.reload(fresh.config, fresh.upstreams)
-        log.info("the config was reloaded: %d upstreams", len(fresh.upstreams))
+        number = len(fresh.upstreams)
+        log.info("the config was reloaded: %d %s", number, "upstream" if number == 1 else "upstreams")
         fixed = ("bind", "workers", "engine", "certfile", "keyfile")
         stays = [name for name in fixed if getattr(old, name) != getattr(new, name)]
         if stays:

@@ -52,6 +52,7 @@ TABLE: dict[str, tuple[int, int]] = {
     "upstream_unavailable": (503, 1),
     "upstream_timeout": (504, 1),
     "internal_error": (500, 1),
+    "file_error": (500, 1),
     "storage_busy": (503, 4),
     "storage_error": (503, 4),
     "config_error": (500, 1),

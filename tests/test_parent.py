@@ -444,7 +444,7 @@ def test_a_reload_reaches_all_or_none(tmp_path: Path) -> None:
         dearer = main_upstream(up, price={"input": 10, "output": 20})
         crew.write_config({"upstreams": {"main": dearer}})
         crew.signal(SIGHUP)
-        crew.logged("the config was reloaded: 1 upstreams", 2)
+        crew.logged("the config was reloaded: 1 upstream", 2)
         assert charges(crew, alice) == ["0.0002"] * 2
         crew.config.write_text("this is no TOML")
         crew.signal(SIGHUP)

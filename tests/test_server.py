@@ -247,7 +247,7 @@ def test_a_reload(tmp_path: Path) -> None:
         assert_charge(served, up, alice, "0.00002", model="more/zeta")
         served.write_config({"upstreams": {"more": main_upstream(up)}})
         served.signal(SIGHUP)
-        served.logged("the config was reloaded: 1 upstreams")
+        served.logged("the config was reloaded: 1 upstream")
         assert_charge(served, up, alice, "0.00002", model="more/zeta")
 
 

@@ -246,4 +246,11 @@ _FIELD = re.compile(r"unknown field `([^`]*)`|missing required field `([^`]*)`|`
 def _invalid(error: Exception, where: str) -> Refusal:
     match = _FIELD.search(str(error))
     field = next((group for group in match.groups() if group), None) if match else None
-    return Refusal(f"the {where} is wrong: {str(error)[:300]}", param=field[:100] if field else None)
+    text = str(error)[:300]
+    if match and match[1]:
+        text = f"{field!r:.102} is no field of it"
+    elif match and match[2]:
+        text = f"{field} is missing"
+    elif where == "body" and not isinstance(error, msgspec.ValidationError):
+        text = "it is no JSON" + (f" (at byte {at[1]})" if (at := re.search(r"\(byte (\d+)\)", text)) else "")
+    return Refusal(f"the {where} is wrong: {text}", param=field[:100] if field else None)

@@ -95,6 +95,10 @@ def _with_shared(params: Iterable[Any] | None) -> list[Any]:
 class _Parsed:
     """What commands and nouns have in common: the help, the reading of values, and how a wrong line is refused."""
 
+    def make_context(self, *args: Any, **settings: Any) -> Any:
+        """Whoever types -h is understood; the pages show one way to ask."""
+        return super().make_context(*args, help_option_names=["--help", "-h"], **settings)  # type: ignore[misc]
+
     def get_params(self, ctx: Any) -> list[Any]:
         params = read_values(super().get_params(ctx))  # type: ignore[misc]
         if not ctx.resilient_parsing:

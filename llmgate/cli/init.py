@@ -29,7 +29,7 @@ from .context import about_behind
 from .grammar import alone, verb
 from .options import words
 from .output import result
-from .session import can_ask, note, session, uninterrupted
+from .session import agreed, ask, can_ask, note, session, uninterrupted
 from .suggest import nearest
 from .users import BillingOption
 
@@ -85,7 +85,7 @@ def init(
     kind = billing or (_billing() if asking else Billing.METERED)
     text = default_toml(names, bind=where, billing=kind)
     sys.stderr.write(f"{text}\n")
-    if asking and not typer.confirm(f"Write {file}?", default=True, err=True):
+    if asking and not agreed(f"Write {file}?", default=True):
         note("llmgate: nothing was written")
         raise typer.Exit(1)
     with uninterrupted():
@@ -110,7 +110,7 @@ def _upstreams(file: Path, *, asking: bool) -> list[str]:
     there = [f"{name} ({of})" for of, preset in PRESETS.items() for name in preset.secret_env if env.get(name)]
     note(f"Secrets in the environment already: {', '.join(there) or 'none; they may stand in .env beside the file'}.")
     while True:
-        names = words([typer.prompt("Upstreams", default=" ".join(found), err=True)])
+        names = words([ask("Upstreams", " ".join(found)) or " ".join(found)])
         strange = [name for name in names if name not in PRESETS]
         if names and not strange:
             return names
@@ -121,7 +121,7 @@ def _upstreams(file: Path, *, asking: bool) -> list[str]:
 
 def _bind() -> str:
     while True:
-        where: str = typer.prompt("Listen on", default=BIND, err=True)
+        where = ask("Listen on", BIND) or BIND
         try:
             split_bind(where)
         except UsageError as error:
@@ -132,7 +132,7 @@ def _bind() -> str:
 
 def _billing() -> Billing:
     while True:
-        word = typer.prompt("Billing of new users, metered or prepaid", default=Billing.METERED.value, err=True)
+        word = ask("Billing of new users, metered or prepaid", Billing.METERED) or Billing.METERED
         if word in tuple(Billing):
             return Billing(word)
         note("metered: what is used is counted; prepaid: a balance is needed")

@@ -142,6 +142,8 @@ class Done(NamedTuple):
     row: Row
     user_added: bool
     moved: ledger.Moved | None
+    others: list[str]
+    """The user's other keys, where this one's name was not asked for: perhaps it was not meant."""
 
 
 @verb(
@@ -188,7 +190,8 @@ def add(
     with open_store(ctx) as db, uninterrupted():
         with db.write() as tx:
             issued, added, moved = issue(tx, wish, policy_of(config), Billing(config.defaults.billing))
-            done = Done(issued.key, row_of(keys.key_row(tx, issued.id)), added, moved)
+            others = [key["name"] for key in keys.list_keys(tx, user=user) if key["id"] != issued.id and name is None]
+            done = Done(issued.key, row_of(keys.key_row(tx, issued.id)), added, moved, others)
         _hand_over(ctx, db, done)
 
 
@@ -228,6 +231,9 @@ def _about_user(done: Done) -> list[str]:
     """What else has happened, in words."""
     user = done.row["user"]
     lines = [f"user {user} is new"] if done.user_added else []
+    if done.others:
+        several = f"{len(done.others)} other keys: `llmgate keys --user {user}` lists them"
+        lines.append(f"{user} has {several if len(done.others) > 1 else f'another key: {user}/{done.others[0]}'}")
     if done.moved:
         lines.append(f"{user} has {dollars(done.moved.balance_nano)} of credits")
         lines += consequences(user, done.moved)
@@ -315,7 +321,7 @@ def rotate(
         with db.write() as tx:
             grace_ms = clock.after_ms(grace, tx.now_ms, db.zone) - tx.now_ms if grace is not None else 0
             issued = keys.rotate(tx, key, grace_ms=grace_ms)
-            done = Done(issued.key, row_of(keys.key_row(tx, issued.id)), user_added=False, moved=None)
+            done = Done(issued.key, row_of(keys.key_row(tx, issued.id)), user_added=False, moved=None, others=[])
         _hand_over(ctx, db, done)
 
 

@@ -113,7 +113,8 @@ def _term(param: Any) -> str:
         name = param.metavar or param.name.upper()
         return name if param.required else f"[{name}]"
     value = "" if param.is_flag else f" {param.metavar or 'TEXT'}"
-    names = ", ".join([*sorted(param.opts, key=lambda name: name.startswith("--")), *param.secondary_opts])
+    shown = sorted((name for name in param.opts if name != "-h"), key=lambda name: name.startswith("--"))
+    names = ", ".join([*shown, *param.secondary_opts])
     return f"{names}{value}"
 
 

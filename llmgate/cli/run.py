@@ -14,9 +14,9 @@ from pathlib import Path
 
 import typer
 
-from ..errors import CODES, Failure, LlmgateError, UsageError
+from ..errors import CODES, Failure, LlmgateError, UsageError, reason
 from .commands import application
-from .session import Session, note, visible
+from .session import Session, laid_out, note, visible
 
 PROGRAM = "llmgate"
 COMPLETING = "_LLMGATE_COMPLETE"
@@ -34,12 +34,12 @@ def run(args: Sequence[str]) -> int:
         return _fail(UsageError(error.format_message()), args)
     except typer.Abort:
         sys.stderr.write("\n")
+        note("llmgate: nothing was changed")
         return 130
     except OSError as error:
         if error.errno == errno.EPIPE:
             return 0  # who read the output has seen enough
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(Failure(f"{where}{error.strerror or error}"), args)
+        return _fail(Failure(f"{error.filename or 'the output'}: {reason(error)}", code="file_error"), args)
     except Exception as error:
         if os.environ.get("LLMGATE_TRACEBACK"):
             traceback.print_exc()
@@ -92,7 +92,7 @@ def _fail(error: LlmgateError, args: Sequence[str]) -> int:
     if _json_wanted(args):
         line = json.dumps({"error": {"code": error.code, "message": error.message}})
     else:
-        line = f"{PROGRAM}: {text}"
+        line = laid_out(f"{PROGRAM}: {text}")
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()

@@ -69,11 +69,14 @@ def session(ctx: typer.Context) -> Session:
 
 def note(text: str) -> None:
     """Say something that is no data: what was done, what to do next. On a terminal no word of it is broken."""
-    told = visible(text)
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        told = fill(told, width, break_long_words=False, break_on_hyphens=False)
-    typer.echo(told, err=True)
+    typer.echo(laid_out(visible(text)), err=True)
+
+
+def laid_out(text: str) -> str:
+    """A text for stderr: on a terminal in lines of its width, elsewhere as one line."""
+    if not sys.stderr.isatty():
+        return text
+    return fill(text, shutil.get_terminal_size().columns, break_long_words=False, break_on_hyphens=False)
 
 
 @contextmanager
@@ -97,9 +100,32 @@ def confirm(ctx: typer.Context, question: str) -> None:
         return
     if not can_ask():
         raise UsageError(f"{visible(question)} Nobody can be asked here: add --yes")
-    if not typer.confirm(visible(question), err=True):
+    if not agreed(question):
         note("llmgate: nothing was changed")
         raise typer.Exit(1)
+
+
+def agreed(question: str, *, default: bool = False) -> bool:
+    """Ask for a yes or a no until one is given. Raises Abort where nobody answers."""
+    while True:
+        word = ask(question, "Y/n" if default else "y/N").lower()
+        if word in ("y", "yes", "n", "no", ""):
+            return word[0] == "y" if word else default
+        note("answer y or n")
+
+
+def ask(question: str, default: str) -> str:
+    """Ask, and return the words that were typed. Raises Abort for Ctrl-C and Ctrl-D."""
+    told, bracket = laid_out(visible(question)), f"[{default}]: "
+    room = shutil.get_terminal_size().columns - len(told.rpartition("\n")[2]) - len(bracket) - 1
+    typer.echo(f"{told}{' ' if room > 0 else chr(10)}{bracket}", nl=False, err=True)
+    try:
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        raise typer.Abort from None
+    if not line:
+        raise typer.Abort
+    return line.strip()
 
 
 _INVISIBLE = {

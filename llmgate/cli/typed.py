@@ -66,12 +66,24 @@ def term(param: Any) -> str:
     return max(param.opts, key=len)  # type: ignore[no-any-return]
 
 
+ELSEWHERE = {
+    ("teams add", "--credits"): "credits add team:TEAM USD",
+    ("users add", "--credits"): "credits add USER USD",
+    ("teams add", "--limit"): "limits set team:TEAM SPEC",
+    ("users add", "--limit"): "limits set USER SPEC",
+}
+"""Options that are asked for where another command does it."""
+
+
 def refused(error: Any, ctx: Any) -> UsageError:
     """What the parser complains of, on one line and with what to do about it."""
     path = ctx.command_path
     option, param = getattr(error, "option_name", None), getattr(error, "param", None)
     if option is not None and hasattr(error, "possibilities"):
         near = error.possibilities
+        elsewhere = ELSEWHERE.get((path.partition(" ")[2], option))
+        if elsewhere:
+            return UsageError(f"there is no option {option!r} of `{path}`: afterwards, `llmgate {elsewhere}`")
         return UsageError(
             f"there is no option {option!r} of `{path}`: {f'did you mean {near[0]}?' if near else _see(path)}"
         )

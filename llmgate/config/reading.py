@@ -58,7 +58,7 @@ def parse(text: str, path: Path | None = None, env: Mapping[str, str] | None = N
     try:
         raw = tomllib.loads(text, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
-        raise InvalidConfig(source, [f"this is no TOML: {error}"]) from error
+        raise InvalidConfig(source, [f"this is no TOML: {_about_toml(str(error))}"]) from error
     reader = Reader()
     config = replace(typing.cast("Config", reader.table(Config, raw, ())), path=path)
     if not raw.get("upstreams"):
@@ -69,6 +69,37 @@ def parse(text: str, path: Path | None = None, env: Mapping[str, str] | None = N
     if problems:
         raise InvalidConfig(source, problems, config, reader.faulty)
     return config
+
+
+_TOML = {
+    "Invalid value": "what stands behind the = is no value; a text stands in quotes",
+    "Expected '='": "a key, an = and a value belong on a line",
+    "Invalid statement": "this line is no key = value and no [table]",
+    "Expected newline": "something follows the value on its line",
+    "Cannot overwrite": "this key stands there twice",
+    "Cannot declare": "this table stands there twice",
+    "Cannot mutate": "this table is closed: its keys belong where it began",
+    "Unclosed array": "a [ of a list is not closed",
+    "Unclosed inline table": "a { is not closed",
+    "Unterminated string": "a text has no quote at its end",
+    "Expected \"'": "a text has no quote at its end",
+    "Illegal character": "there is a character that may not stand there, such as a line's end within quotes",
+    "Invalid initial character": "a key begins with a letter, a digit, _ or -, or stands in quotes",
+    "Unescaped": "a \\ in a text must be doubled, or the text stand in single quotes",
+    "Invalid hex": "a \\u or \\U in a text must be followed by digits",
+    "Invalid date": "there is no such date",
+    "Expected ']'": "a [table] is not closed",
+    "Expected ']]'": "a [[table]] is not closed",
+    "Duplicate inline table key": "this key stands there twice",
+}
+"""How a complaint of Python's reader begins, and what is meant."""
+
+
+def _about_toml(complaint: str) -> str:
+    """A complaint of Python's reader in words of ours, with its place."""
+    what, _, place = complaint.rpartition(" (at ")
+    meant = next((told for begin, told in _TOML.items() if what.startswith(begin)), what or complaint)
+    return f"{meant} (at {place}" if what else meant
 
 
 def not_about(problems: Sequence[str], tables: Sequence[str]) -> list[str]:

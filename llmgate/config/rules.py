@@ -167,7 +167,10 @@ def bind(text: str) -> str:
 
 
 def _network(text: str) -> str:
-    return str(ipaddress.ip_network(text, strict=False))
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError as error:
+        raise ValueError from error  # what it says is no better than the rule
 
 
 def _limit(text: str) -> str:

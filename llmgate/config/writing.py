@@ -100,7 +100,7 @@ def default_toml(
 
 def _starter(name: str) -> dict[str, Any]:
     if name not in PRESETS:
-        raise UsageError(f"{name!r} is no known upstream: {nearest(name, PRESETS)}.")
+        raise UsageError(f"{name!r} is no known upstream: {nearest(name, PRESETS)}")
     secret_env = PRESETS[name].secret_env
     api_key = {"api_key": f"${{{secret_env[0]}}}"} if secret_env else {}
     return {**api_key, **_STARTERS.get(name, {})}

@@ -67,6 +67,8 @@ def rotate(source: Database, file: Path, keep: int | None) -> Backup:
     A folder, or a name with `{time}`, gives each copy a name of its own. Any other name is always the newest copy's;
     the one that had it before gets its time into the name.
     """
+    if not file.is_dir() and not file.parent.is_dir():  # perhaps a disk that isn't mounted: it isn't made
+        raise StorageError(f"there is no folder {file.parent}: make it first, or mount what it is on")
     template = _template(file, source.path)
     if template is None and keep is None:
         return Backup(file, backup(source, file), [])

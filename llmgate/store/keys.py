@@ -13,6 +13,8 @@ import secrets
 import string
 import zlib
 from collections.abc import Callable, Hashable
+from difflib import get_close_matches
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -118,10 +120,14 @@ def _free_name(tx: Tx, user_id: int) -> str:
 
 def check_ips(ips: list[str]) -> list[str]:
     """Addresses and networks in their usual form. Raises UsageError."""
+    return [_network(ip) for ip in ips]
+
+
+def _network(ip: str) -> str:
     try:
-        return [str(ipaddress.ip_network(ip, strict=False)) for ip in ips]
+        return str(ipaddress.ip_network(ip, strict=False))
     except ValueError as error:
-        raise UsageError(f"{error}: write an address or a network, such as 10.0.0.7 or 10.0.0.0/8") from error
+        raise UsageError(f"{ip!r} is no address and no network: write one such as 10.0.0.7 or 10.0.0.0/8") from error
 
 
 _KEY = """
@@ -145,6 +151,11 @@ def list_keys(tx: Tx, *, user: str | None = None, dead: bool = False) -> list[Ro
     ).fetchall()
 
 
+_NAMES = """
+SELECT k.id, u.name || '/' || k.name, u.name FROM keys k JOIN users u ON u.id = k.user_id WHERE k.status <> 'revoked'
+"""
+
+
 def key_row(tx: Tx, target: str) -> Row:
     """A key by its id, or as `user/name`; or a user's name, where that user has one living key.
 
@@ -164,7 +175,9 @@ def key_row(tx: Tx, target: str) -> Row:
         {"now_ms": tx.now_ms, "user": user, "name": name},
     ).fetchall()
     if not rows:
-        raise Refusal(f"there is no key {quoted(target)}: `llmgate keys --all` lists them", code="not_found")
+        near = get_close_matches(target, set(chain.from_iterable(tx.execute(_NAMES))), n=1)
+        hint = f"did you mean {near[0]}?" if near else "`llmgate keys --all` lists them"
+        raise Refusal(f"there is no key {quoted(target)}: {hint}", code="not_found")
     if len(rows) > 1:
         raise Refusal(f"{target} has more than one key: name it as user/name or by its id (`llmgate keys`)")
     row: Row = rows[0]

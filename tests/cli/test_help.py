@@ -135,3 +135,8 @@ def test_the_man_page_has_every_command() -> None:
     text = MAN.read_text()
     for path in ALL:
         assert f".SS llmgate {path}".replace("-", "\\-") in text, "`make docs` writes it anew"
+
+
+def test_h_is_help(cli: Cli) -> None:
+    for words in ((), ("keys",), ("keys", "add")):
+        assert cli(*words, "-h").out == cli(*words, "--help").out

@@ -235,3 +235,33 @@ def test_a_secret_in_the_place_of_a_name_is_neither_taken_nor_repeated(cli: Cli,
         done = cli(*words, code=None)
         assert done.code in (1, 2), words
         assert secret not in done.err + done.out, words
+
+
+def test_another_key_of_the_same_user_is_told_of(cli: Cli) -> None:
+    assert "another key" not in cli("keys", "add", "bob").err
+    assert "bob has another key: bob/default\n" in cli("keys", "add", "bob").err
+    assert "another key" not in cli("keys", "add", "bob", "--name", "meant").err
+    assert "bob has 3 other keys: `llmgate keys --user bob`" in cli("keys", "add", "bob").err
+    assert "did you mean bob/default?" in cli("keys", "revoke", "bob/defualt", "--yes", code=1).err
+    one = cli.data("keys")[0]["id"]
+    assert f"did you mean {one}?" in cli("keys", "show", one[:-1], code=1).err
+
+
+def test_a_wrong_answer_is_asked_for_again_and_none_changes_nothing(cli: Cli) -> None:
+    cli("keys", "add", "alice")
+    asked = cli.terminal(
+        "keys", "revoke", "alice", answers={"[y/N]: ": "perhaps\n", "y or n": "n\n"}, code=1, columns=40
+    )
+    assert "[y/N]: " in asked.out
+    assert max(map(len, asked.out.splitlines())) <= 40 + len("perhaps")
+    assert "nothing was changed" in cli.terminal("keys", "revoke", "alice", answers={"[y/N]": "\x03"}, code=130).out
+    assert cli.data("keys")[0]["status"] == "active"
+
+
+def test_an_error_is_laid_out_for_a_terminal_and_one_line_on_a_pipe(cli: Cli) -> None:
+    words = ("keys", "add", "no name at all, and so long that it takes more than one line")
+    told = cli(*words, code=2).err
+    shown = cli.terminal(*words, code=2, columns=60).out
+    assert told.count("\n") == 1
+    assert shown.split() == told.split()
+    assert max(map(len, shown.splitlines())) <= 60

@@ -194,7 +194,7 @@ def test_a_full_disk_is_one_line(reader: Cli) -> None:
             [*PROGRAM, "keys"], stdout=full, stderr=subprocess.PIPE, text=True, env=reader.env, cwd=reader.folder
         )
     assert done.returncode == 1
-    assert "No space left" in one_line(done.stderr)
+    assert "the disk is full" in one_line(done.stderr)
 
 
 def test_output_in_ascii_is_still_json(cli: Cli) -> None:

@@ -354,3 +354,13 @@ def test_set_zone(cli: Cli) -> None:
 def test_a_bare_noun_does_what_its_first_verb_does(reader: Cli, word: str) -> None:
     first = {"keys": "list", "db": "stats", "config": "show"}[word]
     assert reader(word, "--json").out == reader(word, first, "--json").out
+
+
+def test_a_backup_into_a_folder_that_is_not_there_is_refused(cli: Cli) -> None:
+    cli("keys", "add", "alice")
+    assert "there is no folder disk/daily" in cli("db", "backup", "disk/daily/x.db", code=4).err
+    assert not (cli.folder / "disk").exists()
+
+
+def test_options_that_another_command_has_are_told_of(cli: Cli) -> None:
+    assert "`llmgate credits add team:TEAM USD`" in cli("teams", "add", "research", "--credits", "20", code=2).err
