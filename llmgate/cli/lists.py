@@ -11,8 +11,9 @@ from ..errors import UsageError, reason
 
 def read_list(file: str, form: str) -> pricelists.Read:
     """A price list in a file. Raises UsageError."""
+    body = read_bytes(file)
     try:
-        return pricelists.read(read_bytes(file).decode("utf-8-sig"), form)
+        return pricelists.read(body.decode("utf-8-sig"), form)
     except UnicodeDecodeError as error:
         raise UsageError(f"{file} is no text in UTF-8") from error
     except UsageError as error:

@@ -40,7 +40,7 @@ def listing(
         table(columns, list(counted), zone, total)
     else:
         _STREAMS[wanted](columns, counted, zone)
-    if not counted.number:
+    if empty and not counted.number:
         note(empty)
     return counted.number
 
