@@ -235,3 +235,12 @@ def test_a_secret_in_the_place_of_a_name_is_neither_taken_nor_repeated(cli: Cli,
         done = cli(*words, code=None)
         assert done.code in (1, 2), words
         assert secret not in done.err + done.out, words
+
+
+def test_a_pipe_gets_what_a_terminal_has_no_room_for(cli: Cli) -> None:
+    cli("keys", "add", "alice", "--tag", "agent=coder", "--note", "for the night")
+    for form in ("table", "md"):
+        out = cli("keys", "--format", form).out
+        assert all(text in out for text in ("tags", "agent=coder", "note", "for the night", "created"))
+        assert "team" not in out, "it says nothing"
+    assert "for the night" not in plain(cli.terminal("keys", columns=200).out)
