@@ -358,7 +358,7 @@ def test_errors_never_hold_a_key(cli: Cli) -> None:
             ["credits", "add", "alice", "-5"],
             "-5 is no amount to add: `llmgate credits take USER USD` takes credits away",
         ),
-        (["report", "--prices", "/nonexist"], "/nonexist can't be read: no such file or directory"),
+        (["report", "--prices", "/nonexist"], "/nonexist can't be read: there is no such file or folder"),
     ],
 )
 def test_a_wrong_word_is_told_what_would_be_right(cli: Cli, args: list[str], told: str) -> None:
