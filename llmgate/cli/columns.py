@@ -47,7 +47,10 @@ class Show(Enum):
     ALWAYS = auto()
     USED = auto()
     """Only where some row has a value."""
+    PIPED = auto()
+    """As USED, but never on a terminal, which is narrow."""
     NEVER = auto()
+    """Other columns tell the same."""
     SPARE = auto()
     """Only where there is room for it beside all others; in tables only, so nothing is lost without it."""
 

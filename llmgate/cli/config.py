@@ -91,7 +91,7 @@ def check(ctx: typer.Context) -> None:
     if session(ctx).wanted is Format.JSON:
         json.dump({"ok": not problems, "config": source, "problems": problems}, sys.stdout, indent=2)
         sys.stdout.write("\n")
-    elif problems:
+    else:
         listing(ctx, PROBLEMS, [{"problem": problem} for problem in problems], empty="")
     if problems:
         raise ProblemsFound(f"{source}: {'1 problem' if len(problems) == 1 else f'{len(problems)} problems'} found")

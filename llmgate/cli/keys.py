@@ -40,10 +40,10 @@ COLUMNS = (
     Column("expires_at", Kind.TIME, Show.USED),
     Column("last_used_at", Kind.TIME, Show.USED, minor=2),
     Column("status", Kind.STATE),
-    Column("created_at", Kind.TIME, Show.NEVER),
-    Column("team", Kind.WORD, Show.NEVER),
-    Column("tags", Kind.MAP, Show.NEVER),
-    Column("note", Kind.TEXT, Show.NEVER),
+    Column("created_at", Kind.TIME, Show.PIPED),
+    Column("team", Kind.WORD, Show.PIPED),
+    Column("tags", Kind.MAP, Show.PIPED),
+    Column("note", Kind.TEXT, Show.PIPED),
 )
 
 ISSUED = (

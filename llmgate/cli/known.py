@@ -9,7 +9,7 @@ import typer
 from .. import catalogue, routing
 from ..config import known_upstreams
 from ..errors import Refusal
-from ..names import meant
+from ..names import meant, quoted
 from .context import book_of, config_of, today
 from .suggest import nearest
 
@@ -41,7 +41,9 @@ def told_nearest(ctx: typer.Context, model: str, used: Iterable[str]) -> str | N
 
 def _typo(model: str, known: Mapping[str, str]) -> str | None:
     near = nearest(model, known)
-    return near and f"there is no model {model!r}: {meant(near, [near], f'llmgate models --search {known[near]}')}"
+    return (
+        near and f"there is no model {quoted(model)}: {meant(near, [near], f'llmgate models --search {known[near]}')}"
+    )
 
 
 def _models(ctx: typer.Context, model: str) -> dict[str, str]:

@@ -40,7 +40,7 @@ def listing(
         table(columns, list(counted), zone, total)
     else:
         _STREAMS[wanted](columns, counted, zone)
-    if not counted.number:
+    if empty and not counted.number:
         note(empty)
     return counted.number
 
@@ -193,13 +193,19 @@ def _align(cells: Sequence[list[str]], at: int) -> None:
 
 
 def _belongs(column: Column, rows: list[Row]) -> bool:
-    if column.show in (Show.USED, Show.SPARE):
-        return any(row[column.name] != 0 and not says_nothing(row[column.name]) for row in rows)
-    return column.show is Show.ALWAYS
+    if column.show in (Show.ALWAYS, Show.NEVER) or (column.show is Show.PIPED and sys.stdout.isatty()):
+        return column.show is Show.ALWAYS
+    return _says_something(column, rows)
+
+
+def _says_something(column: Column, rows: Sequence[Row]) -> bool:
+    return any(row[column.name] != 0 and not says_nothing(row[column.name]) for row in rows)
 
 
 def _md(columns: Sequence[Column], rows: Iterable[Row], zone: ZoneInfo | None) -> None:
-    chosen = [column for column in columns if column.show is not Show.NEVER]
+    rows = list(rows)
+    beside = [column for column in columns if column.show is Show.PIPED and _says_something(column, rows)]
+    chosen = [column for column in columns if column.show not in (Show.NEVER, Show.PIPED) or column in beside]
     _line(_md_line(column.title for column in chosen))
     _line(_md_line("---:" if column.right else "---" for column in chosen))
     for row in rows:

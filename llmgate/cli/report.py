@@ -71,8 +71,8 @@ BEFORE = {"requests_before": "requests", "tokens_before": "tokens", "cost_before
 COMPARED = (
     *SUMS,
     Column("requests_before", Kind.NUMBER, minor=1),
-    Column("tokens_before", Kind.NUMBER, Show.NEVER),
-    Column("cost_before_usd", Kind.MONEY, Show.NEVER),
+    Column("tokens_before", Kind.NUMBER, Show.PIPED),
+    Column("cost_before_usd", Kind.MONEY, Show.PIPED),
     Column("charge_before_usd", Kind.MONEY),
     Column("difference_usd", Kind.MONEY),
     Column("percent", Kind.PERCENT),

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from ..errors import UsageError
 from ..names import quoted
 
+FEW = 9
+"""Words that a message can name."""
+
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that is spelled most like it, if any is."""
@@ -15,9 +18,11 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def unknown(what: str, word: str, known: Iterable[str], path: str) -> UsageError:
-    """There is no such word; but perhaps one that is spelled nearly so."""
-    near = nearest(word, known)
-    cure = f"did you mean {near}?" if near else f"see `{path} --help`"
+    """There is no such word; but perhaps one that is spelled nearly so. If it is one of a few, all are named."""
+    words = list(known)
+    near = nearest(word, words)
+    few = f"it is {_either(words)}" if 0 < len(words) <= FEW else f"see `{path} --help`"
+    cure = f"did you mean {near}?" if near else few
     return UsageError(f"there is no {what} {quoted(word)}: {cure}")
 
 

@@ -79,6 +79,8 @@ def refused(error: Any, ctx: Any) -> UsageError:
     """What the parser complains of, on one line and with what to do about it."""
     path = ctx.command_path
     option, param = getattr(error, "option_name", None), getattr(error, "param", None)
+    if option is not None and option[1:2].isdigit() and path.endswith(" credits add"):
+        return UsageError(f"{option} is no amount to add: `llmgate credits take USER USD` takes credits away")
     if option is not None and hasattr(error, "possibilities"):
         near = error.possibilities
         elsewhere = ELSEWHERE.get((path.partition(" ")[2], option))

@@ -75,7 +75,7 @@ def verify(
             findings, checked = _look(db)
     if session(ctx).wanted is Format.JSON:
         _write_json(checked, findings, repaired if repair else None)
-    elif findings or repaired:
+    else:
         listing(ctx, COLUMNS, [*map(_mended, repaired), *map(_found, findings)], empty="")
     said = f"checked {_told(checked)}"
     if findings:

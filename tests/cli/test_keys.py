@@ -265,3 +265,12 @@ def test_an_error_is_laid_out_for_a_terminal_and_one_line_on_a_pipe(cli: Cli) ->
     assert told.count("\n") == 1
     assert shown.split() == told.split()
     assert max(map(len, shown.splitlines())) <= 60
+
+
+def test_a_pipe_gets_what_a_terminal_has_no_room_for(cli: Cli) -> None:
+    cli("keys", "add", "alice", "--tag", "agent=coder", "--note", "for the night")
+    for form in ("table", "md"):
+        out = cli("keys", "--format", form).out
+        assert all(text in out for text in ("tags", "agent=coder", "note", "for the night", "created"))
+        assert "team" not in out, "it says nothing"
+    assert "for the night" not in plain(cli.terminal("keys", columns=200).out)

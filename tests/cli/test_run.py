@@ -344,3 +344,22 @@ def test_errors_never_hold_a_key(cli: Cli) -> None:
     done = cli("keys", "show", key, code=2)
     assert key not in done.err
     assert json.dumps(key) not in cli("audit", "--json").out
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["upstreams", "--format", "xml"], "there is no format 'xml': it is table, json, csv or md"),
+        (
+            ["export", "foo"],
+            "there is no export 'foo': it is usage, entries, users, teams, keys, pruned or all",
+        ),
+        (
+            ["credits", "add", "alice", "-5"],
+            "-5 is no amount to add: `llmgate credits take USER USD` takes credits away",
+        ),
+        (["report", "--prices", "/nonexist"], "/nonexist can't be read: there is no such file or folder"),
+    ],
+)
+def test_a_wrong_word_is_told_what_would_be_right(cli: Cli, args: list[str], told: str) -> None:
+    assert one_line(cli(*args, code=2).err) == told

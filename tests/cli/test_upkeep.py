@@ -130,6 +130,12 @@ def test_config_check_tells_of_every_upstream_in_one_run(cli: Cli) -> None:
     ]
 
 
+def test_config_check_without_problems_has_its_header(cli: Cli) -> None:
+    assert cli("config", "check", "--format", "csv").out == "problem\n"
+    assert cli("config", "check", "--format", "md").out == "| problem |\n| --- |\n"
+    assert not cli("config", "check", "--format", "csv").err.startswith("\n")
+
+
 def test_config_check_lists_every_problem(cli: Cli) -> None:
     (cli.folder / "llmgate.toml").write_text("[server]\nbindd = 1\nbind = 5\n[upstreams.openai]\ntimeout = 3\n")
     done = cli("config", "check", code=3)

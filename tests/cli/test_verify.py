@@ -39,6 +39,14 @@ def test_books_that_balance(reader: Cli) -> None:
     assert reader.data("verify") == {"ok": True, "checked": CHECKED, "findings": []}
 
 
+@pytest.mark.parametrize(("form", "header"), [("csv", "check,subject,"), ("md", "| check | subject |")])
+def test_a_listing_of_no_findings_has_its_header(reader: Cli, form: str, header: str) -> None:
+    done = reader("verify", "--format", form)
+    assert done.out.startswith(header)
+    assert "the books balance" in done.err
+    assert "\n\n" not in f"\n{done.err}"
+
+
 def test_books_that_do_not(cli: Cli, path: Path) -> None:
     spoil(path, BALANCE, COST)
     done = cli("--db", path, "verify", code=3)
