@@ -170,9 +170,10 @@ def report(
     sums = RERATED if price_of else COMPARED if compare else SUMS
     with open_store(ctx) as db:
         with db.read() as tx:
+            today = clock.day_of(tx.now_ms, db.zone)
             days = _days(period(since or RECENT, until, tx.now_ms, db.zone, precise=False), db.zone)
             whose = narrowed.filters(tx)
-            before = _before(days, clock.day_of(tx.now_ms, db.zone)) if compare else None
+            before = _before(days, today) if compare else None
 
             def rows_of(by: list[str]) -> list[Row]:
                 rows = _read(tx, by, whose | days, price_of)
@@ -190,7 +191,7 @@ def report(
                 columns += BESIDE if len(rows) > 1 else BESIDE[1:]
         if session(ctx).wanted is Format.TABLE:
             rows = [_readable(groups, row) for row in rows]
-        empty = f"nothing was used from {days['since']} to {days['until'] or 'today'}"
+        empty = _nothing(days, today)
         last = {**total[0], groups[0]: "total"} if len(rows) > 1 else None
         listing(ctx, columns, rows, empty=empty, zone=db.zone, total=last)
         if model is not None and not rows:
@@ -205,6 +206,12 @@ def _readable(groups: list[str], row: Row) -> Row:
     if OTHERS in (row[name] for name in groups):
         return row
     return {**row, **{name: charts.NONE for name in groups if row[name] is None}}
+
+
+def _nothing(days: dict[str, Any], today: str) -> str:
+    if days["since"] > today:
+        return f"{days['since']} is still to come"
+    return f"nothing was used from {days['since']} to {days['until'] or 'today'}"
 
 
 def _tell_typo(ctx: typer.Context, db: Database, model: str) -> None:
@@ -265,6 +272,7 @@ def _draw(
         path = picture.check(file)
     room = FILE_POINTS if path else shutil.get_terminal_size().columns - 20
     with open_store(ctx) as db, db.read() as tx:
+        today = clock.day_of(tx.now_ms, db.zone)
         days = _days(period(since or RECENT, until, tx.now_ms, db.zone, precise=False), db.zone)
         filters = whose.filters(tx) | days
         chart = _chart(tx, groups, filters, top or charts.MOST_BARS, room, whose.said(), whole=since is not None)
@@ -277,7 +285,7 @@ def _draw(
 
         sketch.draw(chart)
     else:
-        note(f"nothing was used from {days['since']} to {days['until'] or 'today'}")
+        note(_nothing(days, today))
     _tell_gone(gone)
 
 

@@ -177,3 +177,8 @@ def test_other_prices_by_tag(report: Any, cli: Cli) -> None:
 def test_decimal_points_stand_one_below_the_other(report: Any) -> None:
     charges = [line.split()[7] for line in report("--by", "model").out.splitlines()[2:] if "─" not in line]
     assert charges == ["$0.00000060", "$0.00000020", "$0.00000006", "$0.00000005", "$0.00000091"]
+
+
+def test_what_is_still_to_come_has_no_use(report: Any) -> None:
+    for chart in ([], ["--chart"]):
+        assert "2999-01-01 is still to come" in report(*chart, days=("--since", "2999-01-01")).err
