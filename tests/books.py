@@ -165,7 +165,7 @@ class Book:
         ask = Ask(model=model, text_bytes=3 * estimate, max_output=output, min_output=least, choices=choices)
         most = dearest((charge or price,), bound, False, 0)
         return Claim(
-            request_id=request_id or f"req_{self.worker.id}_{next(_numbers)}",
+            request_id=request_id or f"req_{self.worker.id}_{next(_numbers):06}",
             worker_id=self.worker.id,
             key_hash=keys.hash_key(key),
             model=model,

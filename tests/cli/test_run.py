@@ -352,7 +352,7 @@ def test_errors_never_hold_a_key(cli: Cli) -> None:
         (["upstreams", "--format", "xml"], "there is no format 'xml': it is table, json, csv or md"),
         (
             ["export", "foo"],
-            "there is no export 'foo': it is usage, entries, users, teams, keys, pruned or all",
+            "there is no export 'foo': it is usage, entries, zone, prices, users, teams, keys, pruned or all",
         ),
         (
             ["credits", "add", "alice", "-5"],

@@ -19,7 +19,7 @@ STAND_INS = (
     (r"20\d\d-\d\d-\d\d", "2026-11-20"),
     (r"(?<!\d)\d\d:\d\d:\d\d(\.\d{3})?", lambda found: "10:00:00" + (".000" if found[1] else "")),
     (r"sk-lg-\w{6}", "sk-lg-Xo2hT5"),
-    (r"req_[0-9a-f]{16}_\d+", "req_0123456789abcdef_1"),
+    (r"req_[0-9a-f]{16}_\d{6}", "req_0123456789abcdef_000001"),
     (r"[·▁▂▃▄▅▆▇█]{16}", "·" * 15 + "█"),
 )
 """What differs from run to run, and what stands for it: as wide, so that tables keep their shape."""

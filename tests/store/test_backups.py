@@ -260,6 +260,7 @@ def test_in_a_folder_the_newest_copies_are_kept_and_nothing_else_is_touched(book
 @pytest.mark.usefixtures("clockwork")
 def test_the_time_stands_where_the_name_says(book: Book, tmp_path: Path) -> None:
     file = tmp_path / "b" / "gate {time}.sqlite"
+    file.parent.mkdir()
     made = [rotate(book.db, file, 2) for _ in range(3)]
     assert sorted(path.name for path in file.parent.iterdir()) == [one.path.name for one in made[1:]]
     assert made[0].path.name == "gate 2027-01-15T08-00-00.000Z.sqlite"
@@ -268,6 +269,7 @@ def test_the_time_stands_where_the_name_says(book: Book, tmp_path: Path) -> None
 @pytest.mark.usefixtures("clockwork")
 def test_a_plain_name_is_always_the_newest(book: Book, tmp_path: Path) -> None:
     file = tmp_path / "b" / "nightly.db"
+    file.parent.mkdir()
     for number in range(4):
         book.user(f"user{number}")
         made = rotate(book.db, file, 3)

@@ -152,7 +152,7 @@ def test_keys_are_named_in_turn(book: Book) -> None:
         assert caught.value.code == "conflict"
         with pytest.raises(UsageError, match="is no name for a key"):
             keys.add(tx, "alice", name="a/b")
-        with pytest.raises(UsageError, match="write an address or a network"):
+        with pytest.raises(UsageError, match="is no address and no network"):
             keys.add(tx, "alice", ips=["10.0.0.256"])
         with pytest.raises(Refusal, match="there is no user 'bob'"):
             keys.add(tx, "bob")
