@@ -20,7 +20,7 @@ from .columns import Column, Kind
 from .context import actor, loaded, open_any_zone, open_store, store_path
 from .grammar import noun, verb
 from .output import listing, result, single
-from .progress import progress
+from .progress import progress, working
 from .session import Format, confirm, note, session
 
 app = noun("db", "The database: its size, backups, migrations and time zone.")
@@ -255,7 +255,8 @@ def backup(
     if keep is not None and keep < 1:
         raise UsageError(f"--keep must be at least 1, not {keep}: the copy just made stays")
     with open_store(ctx, create=False) as db:
-        made = backups.rotate(db, file, keep)
+        with working("copying the database, and checking the copy"):
+            made = backups.rotate(db, file, keep)
         removed = [str(path) for path in made.removed]
         row = {"database": str(db.path), "backup": str(made.path), "size_bytes": made.size_bytes, "removed": removed}
         also = f"; removed {len(removed)} older" if removed else ""
@@ -281,10 +282,12 @@ def restore(
     is in that one only.
     """
     path = store_path(ctx)
-    seen = backups.examine(file)
+    with working("examining the backup"):
+        seen = backups.examine(file)
     written = f"last written {clock.rfc3339(seen.written_ms)}" if seen.written_ms else "without any history"
     confirm(ctx, f"Put {file}, {written}, in the place of {path}?")
-    kept = backups.restore(file, path, actor=actor())
+    with working("putting the backup in place"):
+        kept = backups.restore(file, path, actor=actor())
     also = f"; what was there is kept as {kept}" if kept else ""
     row = {"database": str(path), "backup": str(file), "kept": str(kept) if kept else None}
     result(ctx, RESTORED, row, f"{path} is {file} now{also}")

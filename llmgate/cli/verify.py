@@ -19,6 +19,7 @@ from .columns import Column, Kind, Row, Show
 from .context import open_store
 from .grammar import alone, verb
 from .output import listing, verdict
+from .progress import working
 from .session import Format, session
 
 app = alone()
@@ -70,7 +71,8 @@ def verify(
     with open_store(ctx, create=False) as db:
         findings, checked = _look(db)
         if repair:
-            repaired = list(put_right(db, findings))
+            with working("putting right what is derived"):
+                repaired = list(put_right(db, findings))
         if repaired:
             findings, checked = _look(db)
     if session(ctx).wanted is Format.JSON:
@@ -86,7 +88,8 @@ def verify(
 
 def _look(db: Database) -> tuple[list[Finding], Checked]:
     counts = Counts()
-    findings = list(recompute(db, counts))
+    with working("checking the books"):
+        findings = list(recompute(db, counts))
     return findings, msgspec.structs.asdict(counts)
 
 
