@@ -104,7 +104,7 @@ def users(tx: Tx) -> Iterator[Fields]:
 
 def issued(tx: Tx) -> Iterator[Fields]:
     """Keys: their hashes, never what can be used."""
-    return (_key(tx, row) for row in tx.execute(f"{_KEYS} ORDER BY k.created_ms, k.id"))
+    return (_key(tx, row) for row in tx.execute(f"{_KEYS} ORDER BY k.created_ms, u.name, k.name"))
 
 
 def pruned(tx: Tx, after_id: int, size: int) -> list[Fields]:
