@@ -8,29 +8,20 @@ at the same time, what was decided on is what is changed.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
-from ..errors import Refusal, StorageError
-from ..gateway.reader import Reader
-from ..gateway.writer import unavailable
+from ..errors import Refusal
+from ..gateway.reader import Aside, Reader
 from ..store import admins, answers, ledger
 from ..store.answers import Answer
 from ..store.db import Database, Tx
 from ..store.keys import hash_key
 from .answers import Told
 from .calls import Call, Route
-
-T = TypeVar("T")
-
-log = logging.getLogger("llmgate.server")
 
 
 class Terms(NamedTuple):
@@ -54,39 +45,19 @@ class Desk:
     """Nothing is opened before the first call."""
 
     def __init__(self, path: Path, reader: Reader, *, durable: bool) -> None:
-        self._path = path
         self._reader = reader
-        self._durable = durable
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="llmgate-admin")
-        self._db: Database | None = None
+        self._aside = Aside(path, "llmgate-admin", "the admin API can't use the database", durable=durable)
 
     async def do(self, route: Route, call: Call, terms: Terms) -> Done:
         """Raises what the route's function does, and StorageError that tells nothing of the file."""
         if route.writes:
-            return await self._in_thread(lambda db: _change(db, route, call, terms))
+            return await self._aside.do(lambda db: _change(db, route, call, terms))
         if route.overdue:
-            await self._in_thread(ledger.expire_overdue)
+            await self._aside.do(ledger.expire_overdue)
         return await self._reader.run(lambda tx: _told(route, route.does(tx, call)))
 
-    async def _in_thread(self, work: Callable[[Database], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._with, work)
-
-    def _with(self, work: Callable[[Database], T]) -> T:
-        try:
-            if self._db is None:
-                self._db = Database(self._path, actor="serve", durable=self._durable, create=False)
-            return work(self._db)
-        except StorageError as error:
-            log.error("the admin API can't use the database: %s", error.message)  # noqa: TRY400
-            raise unavailable() from error
-
     async def close(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
-        self._thread.shutdown()
-
-    def _close(self) -> None:
-        if self._db is not None:
-            self._db.close()
+        await self._aside.close()
 
 
 def _change(db: Database, route: Route, call: Call, terms: Terms) -> Done:
