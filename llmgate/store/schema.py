@@ -14,7 +14,7 @@ from ..types import METERS
 if TYPE_CHECKING:
     from sqlite_utils.db import Database as SqliteUtils
 
-VERSION = 5
+VERSION = 6
 """How many migrations there are: `PRAGMA user_version` of an up-to-date database."""
 
 _METERS = "".join(f"  {name} INTEGER NOT NULL DEFAULT 0,\n" for name in METERS)
@@ -458,7 +458,76 @@ def fifth(db: SqliteUtils) -> None:
     _run(db, _FIFTH)
 
 
-MIGRATIONS = (first, second, third, fourth, fifth)
+_SIXTH = """
+-- Who is signed in with a browser: a user, or whoever holds an admin key. Only the SHA-256 of the cookie is kept. It ends
+-- with what it was made by: the key (by its id, so that a rotation doesn't end it), or the admin key (by its hash).
+CREATE TABLE sessions (
+  hash BLOB PRIMARY KEY,
+  user_id INTEGER REFERENCES users (id),
+  key_id TEXT REFERENCES keys (id),
+  admin_hash BLOB,
+  way TEXT NOT NULL CHECK (way IN ('key', 'link', 'oidc')),
+  address TEXT NOT NULL,
+  created_ms INTEGER NOT NULL,
+  seen_ms INTEGER NOT NULL,
+  expires_ms INTEGER NOT NULL,
+  CHECK ((user_id IS NULL) <> (admin_hash IS NULL))
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sessions_by_user ON sessions (user_id);
+CREATE INDEX sessions_by_end ON sessions (expires_ms);
+
+-- Links that sign a user in, once. Only the SHA-256 of their secret is kept.
+CREATE TABLE links (
+  hash BLOB PRIMARY KEY,
+  user_id INTEGER NOT NULL REFERENCES users (id),
+  created_ms INTEGER NOT NULL,
+  expires_ms INTEGER NOT NULL,
+  used_ms INTEGER
+) STRICT, WITHOUT ROWID;
+
+-- Who somebody is here whom an issuer of identities vouches for.
+CREATE TABLE identities (
+  issuer TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  user_id INTEGER NOT NULL REFERENCES users (id),
+  email TEXT,
+  created_ms INTEGER NOT NULL,
+  PRIMARY KEY (issuer, subject)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX identities_by_user ON identities (user_id);
+
+-- Who asked for a key, or to be a user (issuer and subject are given then), by itself. The key is made when the asker
+-- comes for it with the secret of the request, of which only the SHA-256 is kept.
+CREATE TABLE requests (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  username TEXT NOT NULL,
+  note TEXT,
+  address TEXT NOT NULL,
+  hash BLOB UNIQUE,
+  issuer TEXT,
+  subject TEXT,
+  email TEXT,
+  status TEXT NOT NULL CHECK (status IN ('waiting', 'approved', 'denied', 'done')),
+  key_id TEXT REFERENCES keys (id),
+  decided_by TEXT,
+  created_ms INTEGER NOT NULL,
+  decided_ms INTEGER
+) STRICT;
+CREATE INDEX requests_by_address ON requests (address, created_ms);
+CREATE INDEX requests_by_name ON requests (username, created_ms);
+CREATE INDEX requests_waiting ON requests (id) WHERE status = 'waiting';
+
+-- The team that a user leads; null: none.
+ALTER TABLE users ADD COLUMN leads_team_id INTEGER REFERENCES teams (id);
+"""
+
+
+def sixth(db: SqliteUtils) -> None:
+    """What people do with a browser: sessions, links, identities, requests for keys, team leads."""
+    _run(db, _SIXTH)
+
+
+MIGRATIONS = (first, second, third, fourth, fifth, sixth)
 
 
 def apply(conn: sqlite3.Connection) -> None:
