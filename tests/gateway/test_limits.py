@@ -33,7 +33,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     config = {
         "upstreams": {"sandbox": {}},
         "plans": {
-            "small": {"limits": ["2 requests/hour"], "models": ["sandbox/echo"]},
+            "small": {"limits": ["2 requests/month"], "models": ["sandbox/echo"]},
             "sold": {"limits": ["100 tokens/month"], "overage": 0.001, "billing": "prepaid"},
         },
         "accounting": {"alert_at": [80, 100]},
@@ -92,13 +92,13 @@ BUDGET_HELD = (2000 + 16 + 128) * 1_000 + 4 * 2_000
 @pytest.mark.parametrize(
     ("text", "prompt", "fits", "refusals", "status", "figures"),
     [
-        ("5 requests/hour", PROMPT, 5, {"rate_limited"}, 429, (5, 0, 0)),
+        ("5 requests/month", PROMPT, 5, {"rate_limited"}, 429, (5, 0, 0)),
         (
-            *("$0.01/day", BUDGET_PROMPT, (10_000_000 - BUDGET_HELD) // BUDGET_SPENT + 1),
+            *("$0.01/month", BUDGET_PROMPT, (10_000_000 - BUDGET_HELD) // BUDGET_SPENT + 1),
             *({"credits_held", "budget_exceeded"}, 402, ("0.008192", "0", "0.001808")),
         ),
         (
-            *("1000 tokens/hour", PROMPT, (1_000 - HELD) // SPENT + 1, {"rate_limited"}, 429),
+            *("1000 tokens/month", PROMPT, (1_000 - HELD) // SPENT + 1, {"rate_limited"}, 429),
             (62 * SPENT, 0, 1_000 - 62 * SPENT),
         ),
     ],
@@ -161,7 +161,7 @@ def test_no_more_than_so_many_at_a_time(served: Served) -> None:
 
 
 def test_the_tightest_limits_are_told_in_headers(served: Served) -> None:
-    alice = limited(served, "50 requests/hour", "7 requests/day", "1000 tokens/hour", "20000 tokens total")
+    alice = limited(served, "50 requests/month", "7 requests/day", "1000 tokens/month", "20000 tokens total")
     first, second = (served.chat(alice, model=MODEL, max_tokens=4) for _ in range(2))
     told = [
         {name[12:]: value for name, value in answer.headers.items() if "ratelimit" in name}
@@ -182,23 +182,23 @@ def test_the_tightest_limits_are_told_in_headers(served: Served) -> None:
             "remaining-tokens": str(1000 - SPENT - HELD),
         },
     ]
-    for of_day, of_hour in resets:
+    for of_day, of_month in resets:
         assert re.fullmatch(r"(\d+h)?(\d+m)?\d+m?s", of_day)
-        assert re.fullmatch(r"(\d+m)?\d+m?s", of_hour)
+        assert re.fullmatch(r"(\d+h)?(\d+m)?\d+m?s", of_month)
     bob = served.person()
     assert not [name for name in served.chat(bob, model=MODEL).headers if "ratelimit" in name]
     served.settled(alice, 2)
 
 
 def test_a_clamp_is_told(served: Served) -> None:
-    alice = limited(served, "400 output tokens/hour")
+    alice = limited(served, "400 output tokens/month")
     answer = served.chat(alice, model=MODEL, max_tokens=1_000)
     assert answer.headers["x-llmgate-clamped"] == "400"
     served.settled(alice, 1)
 
 
 def test_a_model_under_another_name_is_still_limited(served: Served) -> None:
-    alice = limited(served, "1 requests/hour on echo")
+    alice = limited(served, "1 requests/month on echo")
     assert served.chat(alice, model="sandbox/slow").status_code == 200
     assert served.chat(alice, model=MODEL).status_code == 200
     error_of(served.chat(alice, model="sandbox/echo"), 429, "rate_limited")
@@ -214,9 +214,9 @@ def test_a_plan_is_read_live(served: Served) -> None:
     error_of(served.chat(alice, model="sandbox/slow"), 403, "model_not_allowed")
     for _ in range(2):
         assert served.chat(alice, model=MODEL).status_code == 200
-    assert "2 requests/hour of your plan" in error_of(served.chat(alice, model=MODEL), 429, "rate_limited")["message"]
+    assert "2 requests/month of your plan" in error_of(served.chat(alice, model=MODEL), 429, "rate_limited")["message"]
     with served.tx() as tx:
-        limits.hang(tx, alice.name, ["3 requests/hour"])
+        limits.hang(tx, alice.name, ["3 requests/month"])
     assert served.chat(alice, model=MODEL).status_code == 200
     error_of(served.chat(alice, model=MODEL), 429, "rate_limited")
     with served.tx() as tx:
@@ -226,14 +226,14 @@ def test_a_plan_is_read_live(served: Served) -> None:
 
 
 def test_what_the_holder_of_a_key_is_told(served: Served) -> None:
-    alice = limited(served, "3 requests/hour", credits="0.5")
+    alice = limited(served, "3 requests/month", credits="0.5")
     served.chat(alice, model=MODEL, max_tokens=4)
     served.settled(alice, 1)
     row = standing(served, alice)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:00:00\.000Z", row.pop("resets_at"))
     assert row == {
         "target": alice.name,
-        "limit": "3 requests/hour",
+        "limit": "3 requests/month",
         "source": "user",
         "used": 1,
         "held": 0,
