@@ -514,11 +514,26 @@ CREATE TABLE requests (
   decided_ms INTEGER
 ) STRICT;
 CREATE INDEX requests_by_address ON requests (address, created_ms);
-CREATE INDEX requests_by_name ON requests (username, created_ms);
+CREATE INDEX requests_by_name ON requests (username COLLATE NOCASE, created_ms);
 CREATE INDEX requests_waiting ON requests (id) WHERE status = 'waiting';
 
 -- The team that a user leads; null: none.
 ALTER TABLE users ADD COLUMN leads_team_id INTEGER REFERENCES teams (id);
+
+-- The last four characters of a key, for its owner to recognise it by (they are of its checksum); null: issued before.
+ALTER TABLE keys ADD COLUMN suffix TEXT;
+
+-- Whose limits hold for a key besides its own: what a user made for itself is under those of the keys that the admin
+-- gave, and what it uses counts there, so that ten keys have no more than one.
+CREATE TABLE under (
+  key_id TEXT NOT NULL REFERENCES keys (id),
+  given_id TEXT NOT NULL REFERENCES keys (id),
+  PRIMARY KEY (key_id, given_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX under_given ON under (given_id);
+
+-- The lead of a team who set a limit; null: an admin. A lead's never replaces or loosens what an admin said.
+ALTER TABLE limits ADD COLUMN set_by TEXT;
 """
 
 
