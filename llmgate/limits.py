@@ -214,6 +214,29 @@ def _days(window: Window, today: date) -> tuple[date, date]:
     return first, (first + timedelta(days=32)).replace(day=1)
 
 
+class Cap(NamedTuple):
+    """How often something may be asked for: so many times within so long, whenever that begins."""
+
+    count: int
+    within_ms: int
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+_CAP = re.compile(r"([1-9][0-9]{0,8}) ?/ ?(minute|hour|day|week|month)")
+_CAP_MS = {"minute": MINUTE_MS, "hour": HOUR_MS, "day": 24 * HOUR_MS, "week": 168 * HOUR_MS, "month": 720 * HOUR_MS}
+
+
+def parse_cap(text: str) -> Cap:
+    """`5/day`. Raises ValueError. A month is 30 days."""
+    match = _CAP.fullmatch(text)
+    if match is None:
+        raise ValueError
+    return Cap(int(match[1]), _CAP_MS[match[2]], f"{match[1]}/{match[2]}")
+
+
 def quantity(unit: Unit, meters: Meters, charge_nano: int) -> int:
     """How much of a unit a settled request has used."""
     match unit:

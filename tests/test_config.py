@@ -100,6 +100,22 @@ def test_everything_is_read() -> None:
 
 
 @pytest.mark.parametrize(
+    "bound",
+    [
+        'self_service.limits = ["$5/month"]',
+        "self_service.credits = 1",
+        'self_service.plan = "p"\nplans.p.limits = ["5 requests/day"]',
+        'self_service.plan = "p"\nplans.p.billing = "prepaid"',
+        'defaults.limits = ["5 requests/day"]',
+        'defaults.billing = "prepaid"',
+    ],
+)
+def test_keys_for_everybody_are_bounded_by_something(bound: str) -> None:
+    service = parse(f'{bound}\nself_service.mode = "open"').self_service
+    assert (service.mode, service.per_address, service.per_name) == ("open", "5/day", "3/day")
+
+
+@pytest.mark.parametrize(
     ("written", "size"),
     [("5", 5), ('"5"', 5), ('"7B"', 7), ('"1 KB"', 1000), ('"32MiB"', 32 * 2**20), ('"1GiB"', 2**30), ('"2MB"', 2e6)],
 )
@@ -134,7 +150,7 @@ REFUSED = [
     ),
     ("upstreams.openai.timeout.conect = 1", "upstreams.openai.timeout.conect is no known key: did you mean connect?"),
     ('models."gpt-4.1".prize = 1', 'models."gpt-4.1".prize is no known key: did you mean price?'),
-    ('path = "x"', "path is no known key: known are database, timezone, server, defaults, log, accounting, upstreams, models, routes, plans, invoice"),
+    ('path = "x"', "path is no known key: known are database, timezone, server, defaults, log, accounting, upstreams, models, routes, plans, invoice, self_service"),
     # wrong types
     ("server = 1", "server must be a table, not 1"),
     ("upstreams = []", "upstreams must be a table, not an empty list"),
@@ -189,6 +205,20 @@ REFUSED = [
     ('upstreams.x.preset = "opnai"', f'upstreams.x.preset must be one of: {PRESET_NAMES}, not "opnai" (did you mean openai?)'),
     ('upstreams.x.preset = "qqq"', f'upstreams.x.preset must be one of: {PRESET_NAMES}, not "qqq"'),
     ('upstreams.openai.api_key = "${A:-b}"', "upstreams.openai.api_key has a reference that is not written ${NAME}"),
+    # keys that people ask for themselves
+    ('self_service.mode = "on"', 'self_service.mode must be "off" or "approval" or "open", not "on" (did you mean open?)'),
+    *(
+        (f'self_service.per_name = "{text}"', f'self_service.per_name must be a number per minute, hour, day, week or month, such as 5/day, not "{text}"')
+        for text in ("0/day", "5", "5/year", "-1/day", "5 per day", "5000000000/day")
+    ),
+    ("self_service.per_address = 5", "self_service.per_address must be a number per minute, hour, day, week or month, such as 5/day, not 5"),
+    ('self_service.expires = "tomorrow"', 'self_service.expires must be a duration such as 90d, not "tomorrow"'),
+    ('self_service.team = "a b"', 'self_service.team must be the name of a team, [A-Za-z0-9][A-Za-z0-9._@+-]{0,63}, not "a b"'),
+    ('self_service.plan = "starter"', 'self_service.plan must be one of [plans], not "starter" (add [plans.starter])'),
+    ('self_service.plan = "startr"\n[plans.starter]', 'self_service.plan must be one of [plans], not "startr" (did you mean starter?)'),
+    ('self_service.mode = "open"', 'self_service.mode must not be "open" as long as nothing bounds what such a key may spend: write limits, credits, or a plan with limits'),
+    ('plans.p.price = 1\nself_service = { mode = "open", plan = "p" }', 'self_service.mode must not be "open" as long as nothing bounds what such a key may spend: write limits, credits, or a plan with limits'),
+    ('self_service = { mode = "open", credits = 0 }', 'self_service.mode must not be "open" as long as nothing bounds what such a key may spend: write limits, credits, or a plan with limits'),
     # prices
     ("defaults.flat_rate = -1", f"defaults.flat_rate must be {USD}, not -1 (-1 is negative)"),
     ('defaults.flat_rate = "20"', f'defaults.flat_rate must be {USD}, not "20"'),

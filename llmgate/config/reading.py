@@ -23,7 +23,7 @@ from ..presets import PRESETS, Preset
 from ..quoting import MOST_NANO
 from .paths import FILE_NAME
 from .rules import Rule, Secret, because, nearest, one_of
-from .tables import Config, PathTable, passed_to, preset_of
+from .tables import Config, PathTable, PlanTable, passed_to, preset_of
 from .variables import upstreams_from_environment
 
 
@@ -374,6 +374,21 @@ def _check_passthrough(config: Config) -> Iterator[str]:
             yield f"{at} must not be {path}, which has a route"
 
 
+def _check_self_service(config: Config) -> Iterator[str]:
+    service = config.self_service
+    if service.plan is not None and service.plan not in config.plans:
+        hint = nearest(service.plan, config.plans, otherwise="") or f"add [{dotted('plans', service.plan)}]"
+        yield f'self_service.plan must be one of [plans], not "{service.plan}" ({hint})'
+    plan = config.plans.get(service.plan or "", PlanTable())
+    bounded = service.credits or service.limits or plan.limits or config.defaults.limits
+    if service.mode == "open" and not bounded and (plan.billing or config.defaults.billing) == "metered":
+        yield (
+            'self_service.mode must not be "open" as long as nothing bounds what such a key may spend: '
+            "write limits, credits, or a plan with limits"
+        )
+
+
 _CHECKS = (
     *(_check_tls, _check_upstreams, _check_routes, _check_fallbacks, _check_plans, _check_paths, _check_passthrough),
+    _check_self_service,
 )

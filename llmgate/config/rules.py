@@ -180,6 +180,18 @@ def _limit(text: str) -> str:
         raise ValueError(error.message) from error
 
 
+def _cap(text: str) -> str:
+    return str(limits.parse_cap(text))
+
+
+def _duration(text: str) -> str:
+    try:
+        clock.parse_duration(text)
+    except UsageError as error:
+        raise ValueError from error
+    return text
+
+
 def _percent(number: int) -> int:
     if not 1 <= number <= 100:
         raise ValueError
@@ -258,11 +270,20 @@ OWN_PATHS = (
     *("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech", "/v1/moderations", "/v1/rerank"),
     *("/v1/messages", "/v1/messages/count_tokens", "/v1/models", "/v1beta/models", "/v1alpha/models"),
     *("/health", "/ready", "/metrics", "/user/balance", "/user/monitor", "/user/limit", "/v1/key", "/models/simple"),
-    *("/admin", "/openapi.json", "/docs", "/redoc"),
+    *("/admin", "/public", "/openapi.json", "/docs", "/redoc"),
 )
 """Where llmgate answers itself, or meters in its own way: no route gets there."""
 
-OWN_BELOW = ("/v1/models/", "/v1beta/models/", "/v1alpha/models/", "/v1/responses/", "/user/", "/admin/", "/docs/")
+OWN_BELOW = (
+    "/v1/models/",
+    "/v1beta/models/",
+    "/v1alpha/models/",
+    "/v1/responses/",
+    "/user/",
+    "/admin/",
+    "/public/",
+    "/docs/",
+)
 """And all that is below these."""
 
 _STEP = r"/(?!\.{1,2}(?:[/*]|$))[A-Za-z0-9._:@-]+"
@@ -335,6 +356,9 @@ HeaderValue = Annotated[str, Rule("a text that an HTTP header can carry", check=
 QueryName = Annotated[str, Rule("the name of a query parameter", check=_matching(r"[!-~]+"))]
 QueryValue = Annotated[str, Rule("a text", check=_matching(r"[^\x00-\x1f\x7f]*"), hidden=True)]
 LimitText = Annotated[str, Rule("a limit such as 60 requests/minute", check=_limit)]
+Cap = Annotated[str, Rule("a number per minute, hour, day, week or month, such as 5/day", check=_cap)]
+Duration = Annotated[str, Rule("a duration such as 90d", check=_duration)]
+TeamName = Annotated[str, Rule(f"the name of a team, {_NAME}", check=_matching(_NAME), fixed=True)]
 Percent = Annotated[int, Rule("a percentage from 1 to 100", accept=(int,), check=_percent)]
 PlanName = Annotated[str, Rule(f"the name of a plan, {_NAME}", check=_matching(_NAME), fixed=True)]
 ModelGlob = Annotated[str, Rule("a model, or a glob such as gpt-4o*", check=_matching(r"[!-~]+"))]

@@ -15,8 +15,10 @@ from .rules import (
     Auth,
     BaseUrl,
     Bind,
+    Cap,
     Count,
     Database,
+    Duration,
     Expression,
     FilePath,
     Grace,
@@ -44,6 +46,7 @@ from .rules import (
     Secret,
     SecretTexts,
     Size,
+    TeamName,
     Text,
     ThePath,
     UpstreamModel,
@@ -177,6 +180,22 @@ class InvoiceTable(msgspec.Struct, frozen=True, kw_only=True):
     note: Text | None = None
 
 
+class SelfService(msgspec.Struct, frozen=True, kw_only=True):
+    """Keys that people ask for themselves: whether they get one, and what it may do."""
+
+    mode: Literal["off", "approval", "open"] = "off"
+    plan: PlanName | None = None
+    credits: Usd | None = None
+    """Of a user that is new."""
+    limits: tuple[LimitText, ...] = ()
+    """Of the key."""
+    models: tuple[ModelGlob, ...] = ()
+    expires: Duration | None = None
+    team: TeamName | None = None
+    per_address: Cap = "5/day"
+    per_name: Cap = "3/day"
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     database: Database | None = None
     timezone: Zone | None = None
@@ -189,6 +208,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     routes: Mapping[RoutePath, PathTable] = msgspec.field(default_factory=dict)
     plans: Mapping[PlanName, PlanTable] = msgspec.field(default_factory=dict)
     invoice: InvoiceTable = InvoiceTable()
+    self_service: SelfService = SelfService()
     path: Path | None = None
     """Where it was read; None for one made of the environment. Not an option."""
     listed: Mapping[str, pricing.Price] = msgspec.field(default_factory=dict)
