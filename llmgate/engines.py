@@ -16,7 +16,7 @@ from typing import Any
 from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.config import Config as HypercornConfig
 
-from . import http2, idle
+from . import http1, http2
 from .config import Server
 from .listening import BACKLOG
 
@@ -37,8 +37,8 @@ returns. Requests in flight are let end, for the grace of `[server]` and `LEAVE_
 async def hypercorn(
     app: Any, server: Server, listener: socket.socket, until_stopped: Callable[[], Awaitable[None]]
 ) -> None:
+    http1.mend()
     http2.mend()
-    idle.mend()
     settings = hypercorn_config(server, listener)
     listener.close()  # hypercorn's copy is left, and closed as soon as it stops: whoever comes then is refused at once
     await hypercorn_serve(app, settings, shutdown_trigger=until_stopped, mode="asgi")

@@ -9,18 +9,21 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from hypercorn.asyncio import serve, tcp_server
+from hypercorn.asyncio import run, serve, tcp_server
 from hypercorn.config import Config
 
+from llmgate.http1 import Connection
 from llmgate.idle import Idle
 from tests.replay import until
 
 Address = tuple[str, int]
 
 
-@pytest.fixture(autouse=True)
-def mended(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=["ours", "hypercorn's"])
+def mended(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcp_server, "AsyncioSingleTask", Idle)
+    if request.param == "ours":
+        monkeypatch.setattr(run, "TCPServer", Connection)
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -559,11 +559,12 @@ class Gateway:
             passed = stream.feed(piece) if piece else stream.finish()
             if not exchange.client_gone:
                 exchange.wait(Cut.STALLED, CLIENT_PATIENCE_S)
-                if not exchange.head_sent:
+                begins = not exchange.head_sent
+                if begins:
                     exchange.head_sent = True
                     headers = self._headers(exchange, answer, None)
                     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-                if passed:
+                if passed or begins:  # servers send the head with the first of the body, be it empty
                     await send({"type": "http.response.body", "body": passed, "more_body": True})
             if not piece:
                 return
