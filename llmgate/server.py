@@ -15,6 +15,7 @@ from typing import Any
 
 from . import logs
 from .admin.api import Api
+from .admin.desk import Desk
 from .config import Resolved
 from .engines import ENGINES, LEAVE_S
 from .errors import LlmgateError, StorageError
@@ -26,6 +27,7 @@ from .plans import policy_of
 from .store import accounts, holds, ledger, workers
 from .store.db import Database
 from .store.workers import Worker
+from .web import Site
 
 log = logging.getLogger("llmgate.server")
 
@@ -147,14 +149,15 @@ async def _run(
         await daemon.stopping.wait()
 
     engine = ENGINES[config.server.engine]
-    api = Api(gateway)
-    serving = asyncio.ensure_future(engine(App(gateway, api), config.server, listener, until_stopped))
+    desk = Desk(store.path, gateway.reader, durable=config.accounting.durability == "full")
+    app = App(gateway, Api(gateway, desk), Site(gateway, desk))
+    serving = asyncio.ensure_future(engine(app, config.server, listener, until_stopped))
     try:
         await asyncio.wait({serving, grace}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             serving.result()
     finally:
-        await api.close()
+        await desk.close()
         await gateway.close()
         for task in (sweeper, upkeep, obeying, grace):
             task.cancel()

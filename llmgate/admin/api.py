@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from email.utils import formatdate
-from typing import Any
-from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.responses import Response
@@ -22,10 +19,9 @@ from ..errors import Failure, LlmgateError, Refusal
 from ..gateway.admins import Door
 from ..gateway.http import Disconnected, header, names_connections, read_body, unread
 from ..gateway.pipeline import Gateway
-from ..store.admins import Admin
 from ..wire.openai import error_body
-from . import bodies
-from .calls import Call, Route
+from .asked import body_of, query_of
+from .calls import Route, call_of
 from .desk import Desk, Done, Terms
 from .document import openapi
 from .pages import FILES, File, content
@@ -36,26 +32,25 @@ log = logging.getLogger("llmgate.admin")
 MOST_BODY = 256 * 1024
 """Bytes of a body: the longest that is any use has some lists of globs."""
 
+LISTS = ("by", "tag")
+"""Fields of a query that may be given several times."""
+
 LONGEST_IDEMPOTENCY_KEY = 255
 
 SHORT_TOKEN = 16
 """Characters of an ADMIN_TOKEN below which whoever started the gateway is warned."""
 
-LISTS = ("by", "tag")
-"""Fields of a query that may be given several times."""
-
 
 class Api:
     """All of it. Made by the server, inside the running loop."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, desk: Desk) -> None:
         self._gateway = gateway
+        self._desk = desk
         self._door = Door(gateway)
         token = gateway.config.admin_token
         if token is not None and len(token.reveal()) < SHORT_TOKEN:
             log.warning("ADMIN_TOKEN has fewer than %d characters: it can be guessed, take a longer one", SHORT_TOKEN)
-        durable = gateway.config.accounting.durability == "full"
-        self._desk = Desk(gateway.database.path, gateway.reader, durable=durable)
         paths: dict[str, dict[str, Route]] = defaultdict(dict)
         for route in ROUTES:
             paths[route.path][route.method] = route
@@ -84,9 +79,6 @@ class Api:
             log.exception("an admin's request failed")
             await _refuse(Failure("the gateway failed: its log says why"), scope, receive, send)
 
-    async def close(self) -> None:
-        await self._desk.close()
-
     async def answer(self, route: Route, scope: Scope, receive: Receive) -> Done:
         """Who asks, what for, and what came of it. No body is read before the admin key is known."""
         admin, key = self._door.admin(scope)
@@ -99,25 +91,13 @@ class Api:
         if route.writes:
             timeout_s = self._gateway.config.server.body_timeout
             raw = await read_body(scope, receive, most=MOST_BODY, timeout_s=timeout_s)
-            body = _body(route, raw)
-        call = self._call(admin, scope["path_params"], _query(route, scope), body)
+            body = body_of(route.body, raw)
+        query = query_of(route.query, scope["query_string"], LISTS)
+        call = call_of(self._gateway, admin, scope["path_params"], query, body)
         done = await self._desk.do(route, call, _terms(route, key, scope, raw))
         if route.writes and not done.repeated:
             log.info("%s: %s %s", admin.actor, route.method, route.path)
         return done
-
-    def _call(self, admin: Admin, params: Mapping[str, str], query: Any, body: Any) -> Call:
-        gateway = self._gateway
-        return Call(
-            admin=admin,
-            params=params,
-            query=query,
-            body=body,
-            config=gateway.config,
-            policy=gateway.policy,
-            upstreams=gateway.upstreams,
-            resting=gateway.resting(),
-        )
 
 
 class _Path:
@@ -210,47 +190,3 @@ def _terms(route: Route, key: str, scope: Scope, raw: bytes) -> Terms:
         idempotency_key=idempotency.decode("latin-1") if idempotency is not None else None,
         request=b"%s %s\n%s" % (route.method.encode(), scope["path"].encode(), raw),
     )
-
-
-def _query(route: Route, scope: Scope) -> msgspec.Struct:
-    """The query as the route's struct. Raises Refusal that names the field."""
-    found: dict[str, Any] = {}
-    for name, value in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
-        if name in LISTS:
-            found.setdefault(name, []).append(value)
-        elif name in found:
-            raise Refusal(f"{name[:100]} is given twice: once is enough", param=name[:100])
-        else:
-            found[name] = value
-    try:
-        return msgspec.convert(found, route.query, strict=False)
-    except msgspec.ValidationError as error:
-        raise _invalid(error, "query") from error
-
-
-def _body(route: Route, raw: bytes) -> msgspec.Struct:
-    """The body as the route's struct; where a route takes none, there may be none, or an empty object."""
-    kind = route.body or bodies.Nothing
-    needed = [field.name for field in msgspec.structs.fields(kind) if field.required]
-    if not raw and needed:
-        raise Refusal(f"a body is needed: JSON with {', '.join(needed)}", param=needed[0])
-    try:
-        return msgspec.json.decode(raw or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _invalid(error, "body") from error
-
-
-_FIELD = re.compile(r"unknown field `([^`]*)`|missing required field `([^`]*)`|`\$\.([A-Za-z0-9_]+)")
-
-
-def _invalid(error: Exception, where: str) -> Refusal:
-    match = _FIELD.search(str(error))
-    field = next((group for group in match.groups() if group), None) if match else None
-    text = str(error)[:300]
-    if match and match[1]:
-        text = f"{field!r:.102} is no field of it"
-    elif match and match[2]:
-        text = f"{field} is missing"
-    elif where == "body" and not isinstance(error, msgspec.ValidationError):
-        text = "it is no JSON" + (f" (at byte {at[1]})" if (at := re.search(r"\(byte (\d+)\)", text)) else "")
-    return Refusal(f"the {where} is wrong: {text}", param=field[:100] if field else None)

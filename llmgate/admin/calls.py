@@ -9,6 +9,7 @@ import msgspec
 
 from ..config import Config, Upstream
 from ..errors import Refusal
+from ..gateway.pipeline import Gateway
 from ..plans import Policy
 from ..store.admins import Admin, Scope
 from ..store.db import Tx
@@ -72,3 +73,17 @@ class Route(NamedTuple):
     @property
     def writes(self) -> bool:
         return self.method != "GET"
+
+
+def call_of(gateway: Gateway, admin: Admin, params: Mapping[str, str], query: Any, body: Any) -> Call:
+    """What is asked now, with the config of now. Within the loop."""
+    return Call(
+        admin=admin,
+        params=params,
+        query=query,
+        body=body,
+        config=gateway.config,
+        policy=gateway.policy,
+        upstreams=gateway.upstreams,
+        resting=gateway.resting(),
+    )

@@ -9,8 +9,9 @@ at the same time, what was decided on is what is changed.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -22,6 +23,8 @@ from ..store.db import Database, Tx
 from ..store.keys import hash_key
 from .answers import Told
 from .calls import Call, Route
+
+T = TypeVar("T")
 
 
 class Terms(NamedTuple):
@@ -46,15 +49,30 @@ class Desk:
 
     def __init__(self, path: Path, reader: Reader, *, durable: bool) -> None:
         self._reader = reader
-        self._aside = Aside(path, "llmgate-admin", "the admin API can't use the database", durable=durable)
+        self._aside = Aside(path, "llmgate-admin", "what admins change can't be written", durable=durable)
 
     async def do(self, route: Route, call: Call, terms: Terms) -> Done:
         """Raises what the route's function does, and StorageError that tells nothing of the file."""
         if route.writes:
             return await self._aside.do(lambda db: _change(db, route, call, terms))
         if route.overdue:
-            await self._aside.do(ledger.expire_overdue)
+            await self.expire_overdue()
         return await self._reader.run(lambda tx: _told(route, route.does(tx, call)))
+
+    async def change(self, actor: str, work: Callable[[Tx], T]) -> T:
+        """Something else that is changed in the same way, in one transaction: `work` looks itself whether whoever acts
+        still may. Raises as `do`.
+        """
+
+        def change(db: Database) -> T:
+            with db.write() as own:
+                return work(Tx(own.conn, own.now_ms, actor))
+
+        return await self._aside.do(change)
+
+    async def expire_overdue(self) -> None:
+        """Take away credits that have expired: to be done before balances are told."""
+        await self._aside.do(ledger.expire_overdue)
 
     async def close(self) -> None:
         await self._aside.close()

@@ -135,6 +135,25 @@ def _size(value: int | str) -> int:
     return int(match[1]) * SIZE_UNITS[match[2]]
 
 
+def _session_time(text: str) -> str:
+    span = clock.parse_duration(text)
+    if span.unit not in clock.FIXED_MS or not 60_000 <= span.amount * clock.FIXED_MS[span.unit] <= 366 * clock.DAY_MS:
+        raise ValueError
+    return text
+
+
+def fixed_ms(text: str) -> int:
+    """The length of what `SessionTime` took."""
+    span = clock.parse_duration(text)
+    return span.amount * clock.FIXED_MS[span.unit]
+
+
+def _public_url(text: str) -> str:
+    if urlsplit(base_url(text)).path.strip("/"):
+        raise ValueError("pages lie at the root of a host: leave the path out")
+    return text.rstrip("/")
+
+
 def _usd(value: int | Decimal) -> Decimal:
     to_nano(str(value))
     return Decimal(value)
@@ -271,18 +290,13 @@ OWN_PATHS = (
     *("/v1/messages", "/v1/messages/count_tokens", "/v1/models", "/v1beta/models", "/v1alpha/models"),
     *("/health", "/ready", "/metrics", "/user/balance", "/user/monitor", "/user/limit", "/v1/key", "/models/simple"),
     *("/admin", "/public", "/openapi.json", "/docs", "/redoc"),
+    *("/", "/request-key", "/sign-in", "/sign-out", "/portal", "/reports"),
 )
 """Where llmgate answers itself, or meters in its own way: no route gets there."""
 
 OWN_BELOW = (
-    "/v1/models/",
-    "/v1beta/models/",
-    "/v1alpha/models/",
-    "/v1/responses/",
-    "/user/",
-    "/admin/",
-    "/public/",
-    "/docs/",
+    *("/v1/models/", "/v1beta/models/", "/v1alpha/models/", "/v1/responses/", "/user/", "/admin/", "/docs/"),
+    *("/sign-in/", "/portal/", "/reports/", "/static/", "/public/"),
 )
 """And all that is below these."""
 
@@ -339,6 +353,8 @@ Origin = Annotated[str, Rule('an origin such as "https://chat.example.com", or "
 Zone = Annotated[str, Rule('an IANA time zone, such as "UTC" or "Europe/Berlin"', check=_zone)]
 Database = Annotated[str, Rule('the path of an SQLite file, or "sqlite:///path"', check=database, hidden=True)]
 BaseUrl = Annotated[str, Rule("an http:// or https:// URL without a query", check=base_url, hidden=True)]
+PublicUrl = Annotated[str, Rule('an address such as "https://llm.example.org"', check=_public_url)]
+SessionTime = Annotated[str, Rule('a time such as "30m", "12h" or "7d": a minute to a year', check=_session_time)]
 Proxy = Annotated[
     str, Rule("http://host:port, or http://user:password@host:port", check=_proxy, hidden=True)
 ]  # hidden: it may hold a password

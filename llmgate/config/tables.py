@@ -38,6 +38,7 @@ from .rules import (
     PresetName,
     Price,
     Proxy,
+    PublicUrl,
     Quantity,
     QueryName,
     QueryValue,
@@ -45,6 +46,7 @@ from .rules import (
     Seconds,
     Secret,
     SecretTexts,
+    SessionTime,
     Size,
     TeamName,
     Text,
@@ -54,11 +56,13 @@ from .rules import (
     Usd,
     Workers,
     Zone,
+    fixed_ms,
 )
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     bind: Bind = "127.0.0.1:8000"
+    public_url: PublicUrl | None = None
     workers: Workers = 1
     engine: Literal["hypercorn", "uvicorn"] = "hypercorn"
     max_body: Size = 32 * 2**20
@@ -196,6 +200,16 @@ class SelfService(msgspec.Struct, frozen=True, kw_only=True):
     per_name: Cap = "3/day"
 
 
+class SignIn(msgspec.Struct, frozen=True, kw_only=True):
+    """How people sign in to the pages."""
+
+    session: SessionTime = "12h"
+
+    @property
+    def session_ms(self) -> int:
+        return fixed_ms(self.session)
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     database: Database | None = None
     timezone: Zone | None = None
@@ -209,6 +223,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     plans: Mapping[PlanName, PlanTable] = msgspec.field(default_factory=dict)
     invoice: InvoiceTable = InvoiceTable()
     self_service: SelfService = SelfService()
+    sign_in: SignIn = SignIn()
     path: Path | None = None
     """Where it was read; None for one made of the environment. Not an option."""
     listed: Mapping[str, pricing.Price] = msgspec.field(default_factory=dict)

@@ -37,7 +37,7 @@ class Attempts:
         left = since + FORGET_S - now
         if count >= MOST_WRONG and left > 0:
             raise Refusal(
-                "too many wrong admin keys from your address: wait a minute",
+                "too many wrong keys from your address: wait a minute",
                 code="rate_limited",
                 headers=(("retry-after", str(max(math.ceil(left), 1))),),
             )
@@ -74,12 +74,13 @@ class Door:
         address, now = self._gateway.address_of(request), time.monotonic()
         self._attempts.check(address, now)
         try:
-            return self._known(key), key
+            return self.known(key), key
         except Refusal:
             self._attempts.wrong(address, now)
             raise
 
-    def _known(self, key: str) -> Admin:
+    def known(self, key: str) -> Admin:
+        """Whose admin key this is, as things stand now. Raises Refusal 401."""
         token = self._gateway.config.admin_token
         if token is not None and hmac.compare_digest(hash_key(key), hash_key(token.reveal())):
             return Admin(admins.ENV, Scope.ALL)

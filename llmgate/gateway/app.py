@@ -28,18 +28,31 @@ log = logging.getLogger("llmgate.server")
 MODELS = re.compile(rb"/v1(?:alpha|beta)?/models(?:/(.+))?")
 
 
-BESIDE = (b"/admin", b"/openapi.json", b"/docs", b"/redoc")
-"""What the application beside the walk answers: these, and all that begin so."""
+API = (b"/admin", b"/openapi.json", b"/docs", b"/redoc")
+"""Paths of the admin API: these, and all that begin so and are no pages."""
+
+SITE = (
+    *(b"/portal", b"/reports", b"/request-key", b"/sign-in", b"/sign-out", b"/admin/pages", b"/static/"),
+    b"/public/",
+)
+"""Paths of the pages: these, all that begin so, and those of `PAGES`."""
+
+PAGES = (b"/", b"/admin")
 
 Beside = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def _is_page(path: bytes) -> bool:
+    return path.startswith(SITE) or path in PAGES
 
 
 class App:
     """What the server runs."""
 
-    def __init__(self, gateway: Gateway, beside: Beside | None = None) -> None:
+    def __init__(self, gateway: Gateway, api: Beside | None = None, site: Beside | None = None) -> None:
         self._gateway = gateway
-        self._beside = beside
+        self._api = api
+        self._site = site
         self._offer = Offer(gateway)
         self._door = Door(gateway)
 
@@ -62,8 +75,10 @@ class App:
             asked = self._gateway.paths.asked_at(scope["raw_path"], scope["method"])
             if asked is not None:
                 await self._gateway.handle(asked, scope, receive, send)
-            elif self._beside is not None and scope["raw_path"].startswith(BESIDE):
-                await self._beside(scope, receive, send)
+            elif self._site is not None and _is_page(scope["raw_path"]):
+                await self._site(scope, receive, send)
+            elif self._api is not None and scope["raw_path"].startswith(API):
+                await self._api(scope, receive, send)
             else:
                 async with unread(receive):
                     await self._answer(scope, send)

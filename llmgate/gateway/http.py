@@ -89,6 +89,15 @@ def client_address(scope: Scope, trusted: Iterable[Network], ip_header: str | No
     return str(address)
 
 
+def is_secure(scope: Scope, trusted: Iterable[Network]) -> bool:
+    """Whether a client speaks TLS, to us or to a proxy that is trusted and says so."""
+    if scope.get("scheme") == "https":
+        return True
+    said = header(scope["headers"], b"x-forwarded-proto") or b""
+    address = scope["client"][0] if scope.get("client") else ""
+    return said.partition(b",")[0].strip().lower() == b"https" and _within(address, trusted)
+
+
 def _within(address: str, networks: Iterable[Network]) -> bool:
     try:
         ip = ipaddress.ip_address(address)

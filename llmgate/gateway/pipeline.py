@@ -68,6 +68,7 @@ from .http import (
     client_address,
     error_headers,
     header,
+    is_secure,
     limit_headers,
     names_connections,
     presented_key,
@@ -259,6 +260,10 @@ class Gateway:
     def address_of(self, scope: Scope) -> str:
         """Where a request comes from, as far as the proxies on its way are trusted."""
         return client_address(scope, self._trusted, self.config.server.client_ip_header)
+
+    def is_secure(self, scope: Scope) -> bool:
+        """Whether a client speaks TLS, to us or to a trusted proxy."""
+        return is_secure(scope, self._trusted)
 
     def resting(self) -> dict[str, list[str]]:
         """As `Forwarding.resting`: what this process knows of its upstreams."""

@@ -139,6 +139,8 @@ def set_user(tx: Tx, name: str, changes: dict[str, Any], *, default_billing: Bil
                 tx.execute(f"UPDATE users SET {field} = ? WHERE id = ?", (value or None, before["id"]))
             case _:
                 raise AssertionError(field)
+    if changes.get("status") == "disabled":  # also where it is enabled again, nobody is signed in any more
+        tx.execute("DELETE FROM sessions WHERE user_id = ?", (before["id"],))
     own = {"billing": "own_billing"}
     before_changes = {field: before[own.get(field, field)] for field in changes}
     audit.record(tx, "users.set", name, before=before_changes, after=changes)

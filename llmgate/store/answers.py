@@ -35,7 +35,7 @@ def find(tx: Tx, admin_key: str, key: str, request: bytes) -> Answer | None:
     )
     if row is None:
         return None
-    if row["request"] != _digest(request):
+    if row["request"] != digest(request):
         raise Refusal(
             "this Idempotency-Key was sent before with another request: choose another one",
             code="conflict",
@@ -51,13 +51,14 @@ def keep(tx: Tx, admin_key: str, key: str, request: bytes, answer: Answer) -> No
     tx.execute(
         "INSERT INTO answers (admin, key, request, status, salt, body, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
-            *(hash_key(admin_key), key, _digest(request), answer.status, salt),
+            *(hash_key(admin_key), key, digest(request), answer.status, salt),
             *(_sealed(answer.body, admin_key, salt), tx.now_ms),
         ),
     )
 
 
-def _digest(request: bytes) -> bytes:
+def digest(request: bytes) -> bytes:
+    """What tells a request from others."""
     return hashlib.sha256(request).digest()
 
 

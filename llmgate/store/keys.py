@@ -195,6 +195,8 @@ def set_state(tx: Tx, target: str, verb: str) -> Row:
     tx.execute("UPDATE keys SET status = ? WHERE id = ?", (STATES[verb], key["id"]))
     if verb == "revoke":
         tx.execute("UPDATE keys SET grace_hash = NULL, grace_until_ms = NULL WHERE id = ?", (key["id"],))
+    if verb != "enable":
+        tx.execute("DELETE FROM sessions WHERE key_id = ?", (key["id"],))
     audit.record(tx, f"keys.{verb}", key["id"], before={"status": key["status"]}, after={"status": STATES[verb]})
     return key_row(tx, key["id"])
 

@@ -1,0 +1,158 @@
+"""Templates, and the files that pages are made of."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+import secrets
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+import msgspec
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup, escape
+
+from .. import __version__, clock
+from ..admin.desk import etag
+from ..money import dollars
+from .visits import Page, Shown, Visit
+
+SMALL = 1000
+"""Bytes below which nothing is worth being compressed."""
+
+TYPES = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+    "txt": "text/plain; charset=utf-8",
+}
+
+
+# ── templates ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def page(shown: Shown, visit: Visit, menu: list[Page]) -> bytes:
+    return _environment().get_template(shown.template).render(visit=visit, menu=menu, **shown.given).encode()
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("llmgate.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters |= {
+        "money": dollars,
+        "number": number,
+        "words": words,
+        "date": _date,
+        "time": _time,
+        "when": _when,
+    }
+    made.globals |= {
+        "static": static_url,
+        "hidden": _hidden,
+        "version": version,
+        "program": f"llmgate {__version__}",
+    }
+    return made
+
+
+def number(value: int) -> str:
+    """`12,345`."""
+    return f"{value:,}"
+
+
+_CODE = re.compile(r"`([^`]*)`")
+
+
+def words(text: str) -> Markup:
+    """A sentence of ours, where code stands between `backticks`."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it was escaped
+
+
+def _moment(context: Context, ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, context["visit"].zone)
+
+
+@pass_context
+def _date(context: Context, ms: int | None) -> str:
+    """`2026-11-20`, in the zone of the books."""
+    return "" if ms is None else f"{_moment(context, ms):%Y-%m-%d}"
+
+
+@pass_context
+def _time(context: Context, ms: int | None) -> str:
+    """`2026-11-20 14:05`."""
+    return "" if ms is None else f"{_moment(context, ms):%Y-%m-%d %H:%M}"
+
+
+@pass_context
+def _when(context: Context, ms: int | None) -> Markup:
+    """The same as an element that says the zone, too."""
+    if ms is None:
+        return Markup("")
+    said = f"{_moment(context, ms):%Y-%m-%d %H:%M}"
+    element = Markup('<time datetime="{}" title="{} {}">{}</time>')
+    return element.format(clock.rfc3339(ms), said, context["visit"].zone.key, said)
+
+
+@pass_context
+def _hidden(context: Context) -> Markup:
+    """What each form that is sent by POST must have: the token of this browser, and a name of its own, by which the
+    same form sent twice is known.
+    """
+    visit: Visit = context["visit"]
+    field = Markup('<input type="hidden" name="{}" value="{}">')
+    return field.format("csrf", visit.keeper.token(visit)) + field.format("nonce", secrets.token_urlsafe(12))
+
+
+def version(told: msgspec.Struct) -> Markup:
+    """What a form is to have that changes what it shows: see `Visit.check_version`."""
+    return Markup('<input type="hidden" name="version" value="{}">').format(etag(told) or "")
+
+
+# ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class File(NamedTuple):
+    content_type: str
+    body: bytes
+    packed: bytes | None
+    """Compressed, where that is worth it."""
+    mark: str
+    """Changes with the content."""
+
+
+@cache
+def static(name: str) -> File | None:
+    """A file of `static/`, which may lie there compressed; None: there is none of that name."""
+    ending = name.rpartition(".")[2]
+    if ending not in TYPES or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is None:
+        return None
+    folder = files(__package__).joinpath("static")
+    plain, zipped = folder.joinpath(name), folder.joinpath(f"{name}.gz")
+    if plain.is_file():
+        body = plain.read_bytes()
+        packed = gzip.compress(body, mtime=0) if len(body) > SMALL else None
+    elif zipped.is_file():
+        packed = zipped.read_bytes()
+        body = gzip.decompress(packed)
+    else:
+        return None
+    return File(TYPES[ending], body, packed, hashlib.sha256(body).hexdigest()[:12])
+
+
+def static_url(name: str) -> str:
+    """Where a file is: another address when it is another file, so that browsers may keep it for ever."""
+    file = static(name)
+    assert file is not None, name
+    return f"/static/{name}?{file.mark}"
