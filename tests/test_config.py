@@ -150,7 +150,7 @@ REFUSED = [
     ),
     ("upstreams.openai.timeout.conect = 1", "upstreams.openai.timeout.conect is no known key: did you mean connect?"),
     ('models."gpt-4.1".prize = 1', 'models."gpt-4.1".prize is no known key: did you mean price?'),
-    ('path = "x"', "path is no known key: known are database, timezone, server, defaults, log, accounting, upstreams, models, routes, plans, invoice, self_service"),
+    ('path = "x"', "path is no known key: known are database, timezone, server, defaults, log, accounting, upstreams, models, routes, plans, invoice, self_service, sign_in"),
     # wrong types
     ("server = 1", "server must be a table, not 1"),
     ("upstreams = []", "upstreams must be a table, not an empty list"),
