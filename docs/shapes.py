@@ -115,6 +115,8 @@ TYPES = {
 SETS: dict[str, Sequence[Column]] = {
     "keys": keys.ISSUED,
     "users": users.DETAILS,
+    "link": users.LINK,
+    "signed out": users.SIGNED_OUT,
     "teams": teams.DETAILS,
     "credits": credits_.DETAILS,
     "moved": dict.fromkeys((*credits_.MOVED, *credits_.REFUNDED, *credits_.BOTH)),  # type: ignore[dict-item]
@@ -204,6 +206,8 @@ WRITES: dict[str, Writes] = {
     "users set": USER,
     "users disable": USER,
     "users enable": USER,
+    "users link": Writes("link"),
+    "users signout": Writes("signed out"),
     "teams list": TEAM._replace(many=True),
     "teams show": Writes("teams"),
     "teams add": TEAM,
@@ -461,6 +465,9 @@ MEANS: dict[str, str] = {
     "keys.models": "the models that it is held to; empty: all",
     "teams.team": "its name",
     "users.status": "active or disabled",
+    "link.url": "opened in a browser it signs in, once",
+    "link.expires_at": "until when it does",
+    "signed out.sessions": "how many ended",
     "users.account": "who pays: the user, or team:NAME",
     "credits.account": "the user, or team:NAME",
     "credits.kind": "user or team",

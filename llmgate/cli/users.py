@@ -7,16 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from ..store import accounts, keys, ledger
+from ..store import accounts, audit, keys, ledger, links, sessions
 from ..store.db import Row as StoreRow
 from ..store.db import Tx
 from ..types import Billing
+from .addresses import public_url
 from .columns import Column, Kind, Row, Show
 from .context import config_of, open_store
 from .grammar import noun, verb
 from .options import require_changes
 from .output import listing, result, single
 from .plans import PlanOption, check_plan, plan_billing
+from .session import Format, note, session, uninterrupted
 
 app = noun("users", "Users: who keys belong to.")
 
@@ -37,6 +39,10 @@ DETAILS = (
     Column("available_usd", Kind.MONEY),
     Column("keys", Kind.LIST),
 )
+
+LINK = (Column("url", Kind.WORD), Column("user", Kind.WORD), Column("expires_at", Kind.TIME))
+
+SIGNED_OUT = (Column("user", Kind.WORD), Column("sessions", Kind.NUMBER))
 
 UserName = Annotated[str, typer.Argument(metavar="USER")]
 TeamOption = Annotated[str | None, typer.Option("--team", metavar="TEAM", help="The team; '' for none.")]
@@ -198,6 +204,42 @@ def disable(ctx: typer.Context, user: UserName) -> None:
 def enable(ctx: typer.Context, user: UserName) -> None:
     """Let a disabled user's keys work again."""
     _change(ctx, user, {"status": "active"}, f"user {user} is active")
+
+
+@verb(
+    app,
+    "link",
+    examples="""
+    llmgate users link alice
+    llmgate users link alice --json | jq -r .url
+    """,
+)
+def link(ctx: typer.Context, user: UserName) -> None:
+    """Make a link that signs a user in to the pages, once, within 15 minutes. On a pipe it alone goes to stdout.
+
+    Whoever has it is that user: send it where nobody else reads.
+    """
+    with open_store(ctx) as db, uninterrupted():
+        with db.write() as tx:
+            secret, expires_ms = links.add(tx, user)
+        url = f"{public_url(ctx)}/sign-in/link?token={secret}"
+        if session(ctx).wanted is not Format.TABLE:
+            single(ctx, LINK, {"url": url, "user": user, "expires_at": expires_ms}, zone=db.zone)
+            return
+        typer.echo(url)
+        note(f"signs {user} in, once, within 15 minutes; it is shown this once")
+
+
+@verb(app, "signout", examples="llmgate users signout alice")
+def signout(ctx: typer.Context, user: UserName) -> None:
+    """Sign a user out of the pages, everywhere; links that were not used yet end too. Keys are not touched."""
+    with open_store(ctx) as db:
+        with db.write() as tx:
+            row = accounts.user_row(tx, user)
+            count = sessions.end_all(tx, row["id"])
+            audit.record(tx, "users.signout", user, after={"sessions": count})
+        said = f"signed {user} out: {count} {'session' if count == 1 else 'sessions'} ended"
+        result(ctx, SIGNED_OUT, {"user": user, "sessions": count}, said, zone=db.zone)
 
 
 def _change(ctx: typer.Context, user: str, changes: dict[str, Any], said: str) -> None:

@@ -43,6 +43,8 @@ CHANGES = {
     "users set": Change("bob --team ''", "users.set", "bob", {"team": "research"}, {"team": ""}, "bob --team none"),
     "users disable": Change("bob", "users.set", "bob", {"status": "active"}, {"status": "disabled"}, "nobody"),
     "users enable": Change("dora", "users.set", "dora", {"status": "disabled"}, {"status": "active"}, "nobody"),
+    "users link": Change("bob", "users.link", "bob", None, {}, "dora"),
+    "users signout": Change("bob", "users.signout", "bob", None, {"sessions": 0}, "nobody"),
     "teams add": Change("ops --billing prepaid", "teams.add", "ops", None, {"billing": "prepaid"}, "research"),
     "teams set": Change(
         "research --billing metered",
