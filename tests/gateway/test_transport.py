@@ -9,12 +9,13 @@ import socket
 import ssl
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
 import uvloop
 
-from llmgate.gateway.transport import StaleConnection, Transport
+from llmgate.gateway.transport import Reply, StaleConnection, Transport
 from tests.replay import (
     CLOSE,
     HANG,
@@ -41,9 +42,24 @@ def up() -> Iterator[Replay]:
         yield up
 
 
+class Plain(Transport):
+    """One whose requests are plain wherever they can be: those of httpx name their host and their length."""
+
+    async def send(self, method: str, url: str, headers: Any, body: Any, *more: Any) -> Reply:
+        if isinstance(body, bytes):
+            headers = [(name, value) for name, value in headers if name.lower() not in (b"host", b"content-length")]
+        return await super().send(method, url, headers, body, *more)
+
+
+@pytest.fixture(params=[Plain, Transport])
+def kind(request: pytest.FixtureRequest) -> type[Transport]:
+    made: type[Transport] = request.param
+    return made
+
+
 @pytest.fixture
-async def transport() -> AsyncIterator[Transport]:
-    async with Transport() as transport:
+async def transport(kind: type[Transport]) -> AsyncIterator[Transport]:
+    async with kind() as transport:
         yield transport
 
 
@@ -90,12 +106,14 @@ CUTS: dict[str, tuple[tuple[Step, ...], bytes]] = {
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("cut", CUTS)
-def test_order_before_an_error(up: Replay, cut: str, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_order_before_an_error(
+    up: Replay, cut: str, new_loop: Callable[[], asyncio.AbstractEventLoop], kind: type[Transport]
+) -> None:
     steps, sent = CUTS[cut]
     up.answer(*steps)
 
     async def read_late() -> tuple[bytes, Exception | None]:
-        async with Transport() as transport:
+        async with kind() as transport:
             response = await send(transport, up.url)
             await asyncio.sleep(0.02)  # by now all of it has arrived, and the error too
             return await read_on(response)
@@ -437,14 +455,15 @@ async def test_cancelling_only_the_read_closes_the_connection(up: Replay, transp
     await until(lambda: up.open == 0)
 
 
-def test_a_cancelled_upload_is_dropped() -> None:
+@pytest.mark.parametrize("size", [1_000_000, 50_000_000])
+def test_a_cancelled_upload_is_dropped(kind: type[Transport], size: int) -> None:
     """An upstream that reads nothing must not keep our connection open until it does."""
 
     async def upload(server: socket.socket) -> None:
-        async with Transport() as transport:
+        async with kind() as transport:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.3):
-                    await send(transport, f"http://127.0.0.1:{server.getsockname()[1]}", content=b"x" * 50_000_000)
+                    await send(transport, f"http://127.0.0.1:{server.getsockname()[1]}", content=b"x" * size)
             await asyncio.sleep(0.05)
 
     with warnings.catch_warnings(record=True) as leaks, socket.create_server(("127.0.0.1", 0)) as server:
@@ -454,9 +473,9 @@ def test_a_cancelled_upload_is_dropped() -> None:
     assert [str(leak.message) for leak in leaks] == []
 
 
-async def test_closing_ends_what_is_being_read(up: Replay) -> None:
+async def test_closing_ends_what_is_being_read(up: Replay, kind: type[Transport]) -> None:
     up.answer(*sse_answer(EVENTS[0], HANG))
-    async with Transport() as transport:
+    async with kind() as transport:
         response = await send(transport, up.url)
         reading = asyncio.create_task(read_on(response))
         await asyncio.sleep(0.05)
