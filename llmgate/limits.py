@@ -215,9 +215,9 @@ def _days(window: Window, today: date) -> tuple[date, date]:
 
 
 class Cap(NamedTuple):
-    """How often something may be asked for: so many times within so long, whenever that begins."""
+    """How often something may be asked for: at most so many times within so long, whenever that begins."""
 
-    count: int
+    most: int
     within_ms: int
     text: str
 

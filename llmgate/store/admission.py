@@ -313,6 +313,7 @@ _WHOSE = {
     "key": "of this key",
     "user": "of yours",
     "team": "of your team",
+    "lead": "that your team's lead has set",
     "plan": "of your plan",
     "default": "of this gateway",
 }

@@ -30,7 +30,10 @@ BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 RANDOM, CHECKSUM = 43, 6
 LENGTH = len(PREFIX) + RANDOM + CHECKSUM
 SHOWN = len(PREFIX) + 6
-"""How much of a key is kept in clear, so that its owner recognises it."""
+"""How much of a key is kept in clear, so that its owner recognises it: its beginning, and"""
+
+ENDING = 4
+"""its end, which is of the checksum: 256 random bits less 36 of the beginning and 24 of this are left to guess."""
 
 _ALPHABET = frozenset(BASE62)
 
@@ -96,11 +99,11 @@ def add(
     fields = {"models": models or [], "ips": check_ips(ips or []), "tags": tags or {}}
     tx.execute(
         """
-        INSERT INTO keys (id, user_id, name, hash, prefix, models, ips, tags, note, created_ms, expires_ms)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        INSERT INTO keys (id, user_id, name, hash, prefix, suffix, models, ips, tags, note, created_ms, expires_ms)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         """,
         (
-            *(key_id, owner["id"], name, hash_key(key), key[:SHOWN]),
+            *(key_id, owner["id"], name, hash_key(key), key[:SHOWN], key[-ENDING:]),
             *(msgspec.json.encode(value).decode() for value in fields.values()),
             *(note, tx.now_ms, expires_ms),
         ),
@@ -230,9 +233,9 @@ def rotate(tx: Tx, target: str, *, grace_ms: int = 0) -> Issued:
         raise Refusal(f"key {key['id']} is revoked for good: issue another with `llmgate keys add {key['user']}`")
     secret = new_key()
     tx.execute(
-        "UPDATE keys SET hash = ?, prefix = ?, grace_hash = ?, grace_until_ms = ? WHERE id = ?",
+        "UPDATE keys SET hash = ?, prefix = ?, suffix = ?, grace_hash = ?, grace_until_ms = ? WHERE id = ?",
         (
-            *(hash_key(secret), secret[:SHOWN]),
+            *(hash_key(secret), secret[:SHOWN], secret[-ENDING:]),
             *((key["hash"], tx.now_ms + grace_ms) if grace_ms else (None, None)),
             key["id"],
         ),

@@ -7,6 +7,10 @@ Invariants:
 - A request satisfies all limits that apply or consumes none: they are read, decided and written in the transaction
   that places its hold.
 - The moment at which the hold is placed decides the window, also for what is settled later.
+- A key that a user made for itself is *under* the keys that the admin gave (`selfmade`): their limits hold for it too,
+  and their counters count it. So a limit of a key means that key with all that are under it, and however many are made,
+  together they have what the one has. Which keys those are is fixed when a key is made, before it is used.
+- What the lead of a team sets only narrows: beside a plan's or the default's limit of the same slot the tighter holds.
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ from .keys import Caller
 
 Subject = tuple[str, str]
 """Whom a counter counts: ("key" | "user" | "team", id)."""
+
+Slot = tuple[Unit, Window, str]
+"""What a limit is about, as `Limit.slot`."""
 
 
 class Amounts(msgspec.Struct, frozen=True):
@@ -58,7 +65,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     limit: Limit
     subject: Subject
     source: str
-    """Where it hangs: key, user, team, plan or default."""
+    """Where it hangs: key, user, team, plan or default; or lead: the team's lead set it."""
     span: Span
     used: int
     held: int
@@ -83,10 +90,23 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         return 100 * (self.used + self.held) // self.amount if self.amount else 0
 
 
-def subjects(key_id: str, user_id: int, team_id: int | None) -> list[Subject]:
+def subjects(tx: Tx, key_id: str, user_id: int, team_id: int | None) -> list[Subject]:
     """Whose counters a request moves."""
-    found = [("key", key_id), ("user", str(user_id))]
+    found = [("key", key_id), *(("key", given) for given in above(tx, key_id)), ("user", str(user_id))]
     return [*found, ("team", str(team_id))] if team_id is not None else found
+
+
+def above(tx: Tx, key_id: str) -> tuple[str, ...]:
+    """The keys whose limits hold for a key besides its own."""
+    if tx.kept is not None:
+        known = tx.kept.get(("under", key_id))
+        if known is not None:
+            found: tuple[str, ...] = known
+            return found
+    found = tuple(row[0] for row in tx.execute("SELECT given_id FROM under WHERE key_id = ? ORDER BY 1", (key_id,)))
+    if tx.kept is not None:
+        tx.kept["under", key_id] = found
+    return found
 
 
 def standings(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy, names: Sequence[str] | None) -> list[Standing]:
@@ -115,7 +135,7 @@ def _hanging(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy) -> list[
             hanging: list[tuple[Limit, Subject, str]] = known[1]
             return hanging
     found: list[tuple[Limit, Subject, str]] = []
-    for subject in subjects(caller.key_id, caller.user_id, caller.team_id):
+    for subject in subjects(tx, caller.key_id, caller.user_id, caller.team_id):
         found += [(limit, subject, source) for limit, source in _on_subject(tx, subject, plan, policy)]
     if tx.kept is not None:
         tx.kept["limits", caller.key_id] = terms, found
@@ -124,7 +144,9 @@ def _hanging(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy) -> list[
 
 def _on_subject(tx: Tx, subject: Subject, plan: Plan | None, policy: Policy) -> list[tuple[Limit, str]]:
     """The limits of one subject, and where each hangs. A plan's and the default's hold per user."""
-    own = [limit_of(row) for row in _of_subjects(tx, "limits", [subject])]
+    rows = _of_subjects(tx, "limits", [subject])
+    own = [limit_of(row) for row in rows if row["set_by"] is None]
+    led = [limit_of(row) for row in rows if row["set_by"] is not None]
     shared: tuple[Limit, ...] = ()
     if subject[0] == "user":
         # What a plan includes is no ceiling: where the default has one of the same slot, that one holds.
@@ -133,7 +155,8 @@ def _on_subject(tx: Tx, subject: Subject, plan: Plan | None, policy: Policy) -> 
             (limit for limit in plan.limits if not (plan.includes_tokens(limit) and limit.slot in caps)) if plan else ()
         )
         shared = (*of_plan, *policy.limits)
-    return [(limit, subject[0] if limit in own else _source(limit, plan)) for limit in applying(own, shared)]
+    source = {**dict.fromkeys(led, "lead"), **dict.fromkeys(own, subject[0])}
+    return [(limit, source.get(limit) or _source(limit, plan)) for limit in applying(own, (*led, *shared))]
 
 
 def _source(limit: Limit, plan: Plan | None) -> str:
@@ -224,7 +247,7 @@ def _move_held(tx: Tx, row: dict[str, Any], sign: int) -> None:
 
 def _touched(tx: Tx, row: dict[str, Any], at_ms: int) -> Iterator[tuple[Row, Limit]]:
     """The counters that a request moves: all of its subjects' whose window it fell into and whose model it is."""
-    for counter in _counters(tx, subjects(row["key_id"], row["user_id"], row["team_id"])):
+    for counter in _counters(tx, subjects(tx, row["key_id"], row["user_id"], row["team_id"])):
         limit, window = limit_of(counter), Span(counter["start_ms"], counter["end_ms"])
         days = _days(tx, limit, window)
         within = days[0] <= row["day"] <= days[1] if days else window.start_ms <= at_ms < window.end_ms
@@ -244,7 +267,7 @@ def budgets(tx: Tx, row: dict[str, Any]) -> Iterator[tuple[tuple[int, int], int]
 
     A counter may tell of a later window than the one that the hold was placed in; what holds there is worked out.
     """
-    for counter in _counters(tx, subjects(row["key_id"], row["user_id"], row["team_id"])):
+    for counter in _counters(tx, subjects(tx, row["key_id"], row["user_id"], row["team_id"])):
         limit, subject = limit_of(counter), _subject(counter)
         if limit.unit is Unit.USD and limit.means(names_of(row)):
             window = span(limit.window, row["placed_ms"], tx.zone)
@@ -257,7 +280,15 @@ def budgets(tx: Tx, row: dict[str, Any]) -> Iterator[tuple[tuple[int, int], int]
 
 # ── what the facts say ────────────────────────────────────────────────────────────────────────────────────────────────
 
-COLUMNS = {"key": "key_id", "user": "user_id", "team": "team_id"}
+_COUNTED = {
+    "key": "key_id IN (SELECT :id UNION ALL SELECT key_id FROM under WHERE given_id = :id)",
+    "user": "user_id = :id",
+    "team": "team_id = :id",
+}
+"""SQL: whose requests a subject's counters count."""
+
+_COUNTED_OF_USAGE = {**_COUNTED, "key": f"user_id = (SELECT user_id FROM keys WHERE id = :id) AND {_COUNTED['key']}"}
+"""The same, by an index that is there: keys that are under another belong to the same user."""
 
 _SUMS = {
     Unit.REQUESTS: "requests",
@@ -278,23 +309,24 @@ def _used(tx: Tx, limit: Limit, subject: Subject, window: Span) -> int:
     """
     if limit.unit is Unit.CONCURRENT:
         return 0
-    column = COLUMNS[subject[0]]
     days = _days(tx, limit, window)
     if limit.glob == "*" and days:
-        total: int = tx.value(
-            f"SELECT coalesce(sum({_SUMS[limit.unit]}), 0) FROM rollups WHERE {column} = ? AND day BETWEEN ? AND ?",
-            *(_typed(subject), *days),
+        summed = tx.execute(
+            f"SELECT coalesce(sum({_SUMS[limit.unit]}), 0) FROM rollups "
+            f"WHERE {_COUNTED[subject[0]]} AND day BETWEEN :first AND :last",
+            {"id": _typed(subject), "first": days[0], "last": days[1]},
         )
+        total: int = summed.fetchone()[0]
         return total
     # Added up by SQL, for each set of names that a model went by: row by row a month of requests would take seconds.
     first_ms, end_ms, first, last = _within(tx, limit, window)
-    whose = "user_id = (SELECT user_id FROM keys WHERE id = :id) AND key_id" if column == "key_id" else column
+    whose = _COUNTED_OF_USAGE[subject[0]]
     sums = tx.execute(
         f"SELECT model, upstream, upstream_model, names, sum({_SUMS_OF_ROWS[limit.unit]}) AS used FROM usage "
-        f"WHERE {whose} = :id AND time_ms >= :first_ms AND time_ms < :end_ms AND day BETWEEN :first AND :last "
+        f"WHERE {whose} AND time_ms >= :first_ms AND time_ms < :end_ms AND day BETWEEN :first AND :last "
         "GROUP BY model, upstream, upstream_model, names UNION ALL "
         f"SELECT model, upstream, upstream_model, names, {_SUMS[limit.unit]} FROM pruned "
-        f"WHERE {whose} = :id AND day BETWEEN :first AND :last AND :days",
+        f"WHERE {whose} AND day BETWEEN :first AND :last AND :days",
         {
             "id": _typed(subject),
             "first_ms": first_ms,
@@ -311,9 +343,9 @@ def _held(tx: Tx, limit: Limit, subject: Subject, window: Span) -> int:
     """What requests in flight hold of a limit."""
     first_ms, end_ms, first, last = _within(tx, limit, window)
     rows = tx.execute(
-        f"SELECT * FROM holds WHERE {COLUMNS[subject[0]]} = ? AND placed_ms >= ? AND placed_ms < ? "
-        "AND day BETWEEN ? AND ?",
-        (_typed(subject), first_ms, end_ms, first, last),
+        f"SELECT * FROM holds WHERE {_COUNTED[subject[0]]} AND placed_ms >= :first_ms AND placed_ms < :end_ms "
+        "AND day BETWEEN :first AND :last",
+        {"id": _typed(subject), "first_ms": first_ms, "end_ms": end_ms, "first": first, "last": last},
     )
     return sum(_amounts(row).of(limit.unit) for row in rows if limit.means(names_of(row)))
 
@@ -336,13 +368,19 @@ def same_window(tx: Tx, limit: Limit, row: Row) -> bool:
 
 
 def own_of(tx: Tx, subject: Subject) -> list[Limit]:
-    """The limits that an admin hung on somebody."""
+    """The limits that were hung on somebody."""
     return [limit_of(row) for row in _of_subjects(tx, "limits", [subject])]
 
 
-def own(tx: Tx, subject: Subject, slot: tuple[Unit, Window, str]) -> Limit | None:
+def own(tx: Tx, subject: Subject, slot: Slot) -> Limit | None:
     """The limit of a slot that an admin hung on somebody."""
-    return next((limit for row in _of_subjects(tx, "limits", [subject]) if (limit := limit_of(row)).slot == slot), None)
+    found = [row for row in _of_subjects(tx, "limits", [subject]) if row["set_by"] is None and _slot(row) == slot]
+    return limit_of(found[0]) if found else None
+
+
+def set_by(tx: Tx, subject: Subject, slot: Slot) -> str | None:
+    """Who set the limit of a slot on somebody, if it was the lead of a team."""
+    return next((row["set_by"] for row in _of_subjects(tx, "limits", [subject]) if _slot(row) == slot), None)
 
 
 def _days(tx: Tx, limit: Limit, window: Span) -> tuple[str, str] | None:
@@ -393,7 +431,7 @@ def _subject(row: Row) -> Subject:
     return row["subject_kind"], row["subject_id"]
 
 
-def _slot(row: Row) -> tuple[Unit, Window, str]:
+def _slot(row: Row) -> Slot:
     return Unit(row["unit"]), Window(row["window"]), row["glob"]
 
 
@@ -443,9 +481,11 @@ def subject_of(tx: Tx, target: str) -> tuple[Subject, str]:
     return ("user", str(accounts.user_row(tx, name)["id"])), name
 
 
-def hang(tx: Tx, target: str, texts: Iterable[str], alert_at: Sequence[int] = ()) -> list[Limit]:
+def hang(
+    tx: Tx, target: str, texts: Iterable[str], alert_at: Sequence[int] = (), *, lead: str | None = None
+) -> list[Limit]:
     """Set limits on a target; one of a slot that has one already replaces it. Percentages `alert_at` that are past
-    already are told. Raises UsageError, Refusal.
+    already are told. `lead`: who leads the team of whom it is. Raises UsageError, Refusal.
     """
     subject, name = subject_of(tx, target)
     found = [parse(text) for text in texts]
@@ -454,11 +494,12 @@ def hang(tx: Tx, target: str, texts: Iterable[str], alert_at: Sequence[int] = ()
     for limit in found:
         tx.execute(
             """
-            INSERT INTO limits (subject_kind, subject_id, unit, window, glob, amount, created_ms)
-            VALUES (?, ?, ?, ?, ?, ?, ?)
-            ON CONFLICT (subject_kind, subject_id, unit, window, glob) DO UPDATE SET amount = excluded.amount
+            INSERT INTO limits (subject_kind, subject_id, unit, window, glob, amount, created_ms, set_by)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (subject_kind, subject_id, unit, window, glob) DO UPDATE SET
+              amount = excluded.amount, set_by = excluded.set_by
             """,
-            (*subject, *limit.slot, limit.amount, tx.now_ms),
+            (*subject, *limit.slot, limit.amount, tx.now_ms, lead),
         )
         _forget(tx, subject, limit)
     for limit in {limit.slot: limit for limit in found}.values():
