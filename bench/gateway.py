@@ -2,146 +2,91 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import statistics
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .load import Ask
-from .processes import BenchError, Cores, Process
+import tomli_w
+
+from .processes import BenchError, Process, python
 from .upstream import INPUT_TOKENS, OUTPUT_TOKENS
 
 NOT_INHERITED = ("LLMGATE_CONFIG", "LLMGATE_DB", "DATABASE_PATH", "PROXY_LOG_PATH")
 """What would lead llmgate out of its own folder."""
 
-STARTS = 3
-"""How often it is started to see how long that takes."""
+SUMMED = ("requests", "errors", "input_tokens", "output_tokens")
 
-CONFIG = """\
-[server]
-bind = "127.0.0.1:0"
-engine = "@ENGINE@"
-
-[log]
-level = "warning"
-
-[upstreams.mock]
-base_url = "@UPSTREAM@/llmgate/v1"
-auth = "none"
-
-[models.bench]
-routes = [{ upstream = "mock" }]
-price = { input = 1, output = 2 }
-"""
+Prepare = Callable[[Path], None]
+"""Makes a database at a path where there is none yet."""
 
 
 class Gateway:
     """One installation, made in an empty folder."""
 
-    def __init__(self, folder: Path, cores: Cores, upstream: str, engine: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        upstream: str,
+        *,
+        engine: str = "hypercorn",
+        workers: int = 1,
+        durability: str = "normal",
+        prepare: Prepare | None = None,
+    ) -> None:
         self._folder = folder
-        self._cores = cores
         self._env = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
-        (folder / "llmgate.toml").write_text(CONFIG.replace("@UPSTREAM@", upstream).replace("@ENGINE@", engine))
-        key = self._command("keys", "add", "bench", "--credits", "1000000").strip()
-        self.headers = {"Authorization": f"Bearer {key}"}
-        self.first_answers_s: list[float] = []
-        """From each start to the first answer."""
-        self.idle_mib = 0.0
-        self.asked = 0
-        """Requests sent from here."""
+        config = {
+            "server": {"bind": "127.0.0.1:0", "engine": engine, "workers": workers},
+            "log": {"level": "warning"},
+            "accounting": {"durability": durability},
+            "upstreams": {"mock": {"base_url": f"{upstream}/v1", "auth": "none"}},
+            "models": {"bench": {"routes": [{"upstream": "mock"}], "price": {"input": 1, "output": 2}}},
+        }
+        (folder / "llmgate.toml").write_text(tomli_w.dumps(config))
+        if prepare:
+            prepare(folder / "llmgate.db")
+        self.key = self._command("keys", "add", "bench", "--credits", "1000000").strip()
+        self._before = self._counted() if prepare else dict.fromkeys(self._counted(), 0)
 
     def _command(self, *words: str) -> str:
-        command = [sys.executable, "-m", "llmgate", *words]
+        command = python("llmgate", *words)
         done = subprocess.run(command, cwd=self._folder, env=self._env, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BenchError(f"`llmgate {' '.join(words)}` failed: {(done.stderr or done.stdout).strip()[-1000:]}")
         return done.stdout
 
-    @contextmanager
-    def serving(self, ask: bytes) -> Iterator[Process]:
-        """Start it some times to see how long that takes; the last one stays."""
-        for _ in range(STARTS - 1):
-            self._end(self._start(ask))
-        process = self._start(ask)
-        self.idle_mib = process.rss_mib()
-        try:
-            yield process
-        except BaseException:
-            process.stop()
-            raise
-        self._end(process)
+    def start(self, name: str, module: str = "llmgate", env: Mapping[str, str] | None = None) -> Process:
+        return Process(name, python(module, "serve"), self._folder, {**self._env, **(env or {})})
 
-    def _start(self, ask: bytes) -> Process:
-        began = time.monotonic()
-        with self._cores.on(self._cores.gateway):
-            process = Process("llmgate", ["llmgate", "serve"], self._folder, self._env)
-        try:
-            answer(Ask(f"{process.address()}/v1/chat/completions", ask, self.headers))
-        except BenchError as error:
-            process.stop()
-            raise BenchError(f"{error}\n{process.last_words()}") from error
-        except BaseException:
-            process.stop()
-            raise
-        self.asked += 1
-        self.first_answers_s.append(time.monotonic() - began)
-        return process
-
-    def _end(self, process: Process) -> None:
-        code = process.stop()
-        if code:
-            raise BenchError(f"llmgate ended with {code}: {process.last_words()}")
-
-    @property
-    def first_answer_s(self) -> float:
-        return statistics.median(self.first_answers_s)
-
-    def books(self, answered: int) -> list[str]:
-        """What is wrong with the books, given how often the upstream has answered."""
+    def books(self, answered: int, *, whole: bool = True) -> list[str]:
+        """What is wrong with the books, given how often the upstream has answered, and whether all of it was read."""
         try:
             checked = json.loads(self._command("verify", "--json"))["checked"]
         except BenchError as error:
             return [str(error)]
-        sums = self._sums()
+        found = {name: count - self._before[name] for name, count in self._counted(checked["usage"]).items()}
         expected = {
-            "usage rows": (checked["usage"], answered),
-            "holds left": (checked["holds"], 0),
-            "requests": (sums["requests"], answered),
-            "errors": (sums["errors"], 0),
-            "input tokens": (sums["input_tokens"], answered * INPUT_TOKENS),
-            "output tokens": (sums["output_tokens"], answered * OUTPUT_TOKENS),
+            "usage rows": answered,
+            "requests": answered,
         }
-        return [
-            f"the books say {found:,} {name}, {due:,} follow from the {answered:,} answers that the upstream counted"
-            for name, (found, due) in expected.items()
-            if found != due
+        if whole:
+            expected |= {
+                "errors": 0,
+                "input_tokens": answered * INPUT_TOKENS,
+                "output_tokens": answered * OUTPUT_TOKENS,
+            }
+        problems = [f"{checked['holds']:,} holds are left"] if checked["holds"] else []
+        return problems + [
+            f"the books say {found[name]:,} {name.replace('_', ' ')}, "
+            f"{due:,} follow from the {answered:,} answers that the upstream counted"
+            for name, due in expected.items()
+            if found[name] != due
         ]
 
-    def _sums(self) -> dict[str, int]:
-        rows: list[dict[str, Any]] = json.loads(self._command("report", "--by", "user", "--json"))
-        names = ("requests", "errors", "input_tokens", "output_tokens")
-        return {name: sum(row[name] for row in rows) for name in names}
-
-
-def answer(ask: Ask) -> str:
-    """Ask once, outside of all measuring, and return the body of the answer."""
-    connection = http.client.HTTPConnection(*ask.address, timeout=10)
-    try:
-        connection.request("POST", ask.path, ask.body, ask.headers)
-        response = connection.getresponse()
-        body = response.read().decode()
-    except (OSError, http.client.HTTPException) as error:
-        raise BenchError(f"{ask.url} doesn't answer: {error}") from error
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise BenchError(f"{ask.url} answers {response.status}: {body[:500]}")
-    return body
+    def _counted(self, rows: int | None = None) -> dict[str, int]:
+        summed: list[dict[str, Any]] = json.loads(self._command("report", "--by", "user", "--json"))
+        counted = {name: sum(row[name] for row in summed) for name in SUMMED}
+        return {"usage rows": counted["requests"] if rows is None else rows, **counted}

@@ -8,6 +8,7 @@ when the time is over no new request is sent, and those in flight are waited for
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import shutil
@@ -15,8 +16,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -34,11 +35,11 @@ class Void(Exception):
 
 @dataclass(frozen=True)
 class Ask:
-    """The one request that a leg repeats."""
+    """The one request that a leg repeats, with one key after the other."""
 
     url: str
     body: bytes
-    headers: dict[str, str] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -49,8 +50,16 @@ class Ask:
     def path(self) -> str:
         return urlsplit(self.url).path
 
-    def raw(self) -> bytes:
-        headers = {"Host": "{}:{}".format(*self.address), **self.headers, "Content-Length": str(len(self.body))}
+    def headers(self, number: int = 0) -> dict[str, str]:
+        key = {"Authorization": f"Bearer {self.keys[number]}"} if self.keys else {}
+        return {"Content-Type": "application/json", **key}
+
+    def raw(self) -> list[bytes]:
+        """Whole requests, one for each key."""
+        return [self._raw(self.headers(number)) for number in range(max(1, len(self.keys)))]
+
+    def _raw(self, headers: dict[str, str]) -> bytes:
+        headers = {"Host": "{}:{}".format(*self.address), **headers, "Content-Length": str(len(self.body))}
         lines = [f"POST {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         return ("\r\n".join(lines) + "\r\n\r\n").encode() + self.body
 
@@ -84,9 +93,12 @@ local MONOTONIC = jit.os == "OSX" and 6 or 1
 local CONNECTIONS, SECONDS, NEVER_MS = @CONNECTIONS@, @SECONDS@, 3600 * 1000
 local reading, began, resting = ffi.new("moment"), nil, 0
 
-wrk.method = "POST"
-wrk.body = @BODY@
-@HEADERS@
+local requests, last = { @REQUESTS@ }, 0
+
+function request()
+  last = last % #requests + 1
+  return requests[last]
+end
 
 function delay()
   ffi.C.clock_gettime(MONOTONIC, reading)
@@ -141,12 +153,11 @@ def wrk(ask: Ask, connections: int, seconds: float) -> Sample:
 
 def _script(ask: Ask, connections: int, seconds: float) -> str:
     # JSON's strings are Lua's, as long as they are ASCII
-    headers = "\n".join(f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in ask.headers.items())
+    requests = ",\n".join(json.dumps(raw.decode("ascii")) for raw in ask.raw())
     return (
         _SCRIPT.replace("@CONNECTIONS@", str(connections))
         .replace("@SECONDS@", str(seconds))
-        .replace("@BODY@", json.dumps(ask.body.decode("ascii")))
-        .replace("@HEADERS@", headers)
+        .replace("@REQUESTS@", requests)
     )
 
 
@@ -163,9 +174,10 @@ async def _python(ask: Ask, connections: int, seconds: float) -> Sample:
     loop = asyncio.get_running_loop()
     began = time.perf_counter()
     callers: list[_Caller] = []
+    requests = itertools.cycle(ask.raw())
 
     def one_more() -> _Caller:
-        callers.append(_Caller(ask.raw(), began + seconds))
+        callers.append(_Caller(requests, began + seconds))
         return callers[-1]
 
     try:
@@ -178,10 +190,10 @@ async def _python(ask: Ask, connections: int, seconds: float) -> Sample:
     took = [took for caller in callers for took in caller.took]
     took.sort()
     last = max(caller.last for caller in callers)
-    return Sample(len(took), last - began, _percentile(took, 50), _percentile(took, 99))
+    return Sample(len(took), last - began, percentile(took, 50), percentile(took, 99))
 
 
-def _percentile(ordered: list[float], percent: int) -> float:
+def percentile(ordered: list[float], percent: int) -> float:
     """In ms."""
     return 1000 * ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
@@ -189,8 +201,8 @@ def _percentile(ordered: list[float], percent: int) -> float:
 class _Caller(asyncio.Protocol):
     """One connection. Of an answer it looks at the status and at where it ends, no more."""
 
-    def __init__(self, request: bytes, end: float) -> None:
-        self._request = request
+    def __init__(self, requests: Iterator[bytes], end: float) -> None:
+        self._requests = requests
         self._end = end
         self._answer = b""
         self._began = self.last = 0.0
@@ -204,11 +216,11 @@ class _Caller(asyncio.Protocol):
     def _ask(self) -> None:
         self._answer = b""
         self._began = time.perf_counter()
-        self._transport.write(self._request)
+        self._transport.write(next(self._requests))
 
     def data_received(self, data: bytes) -> None:
         self._answer += data
-        if not _complete(self._answer):
+        if not complete(self._answer):
             return
         if self._answer[9:10] != b"2":
             self._fail(Void(f"an answer was {self._answer[9:200].decode('latin-1')!r}"))
@@ -221,7 +233,7 @@ class _Caller(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio names it
-        if not self._answer or not _complete(self._answer):
+        if not self._answer or not complete(self._answer):
             self._fail(Void("a connection was closed without a complete answer"))
         elif not self.done.done():
             self.done.set_result(None)
@@ -232,7 +244,7 @@ class _Caller(asyncio.Protocol):
         self._transport.close()
 
 
-def _complete(answer: bytes) -> bool:
+def complete(answer: bytes) -> bool:
     end = answer.find(b"\r\n\r\n")
     if end < 0:
         return False

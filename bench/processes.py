@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from llmgate import server
 
@@ -49,15 +53,44 @@ class Cores:
             os.sched_setaffinity(0, before)
 
 
-class Process:
-    """A program that says where it is listening."""
+class Neighbours:
+    """What else this machine does while we measure."""
 
-    def __init__(self, name: str, args: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._all_s, self._ours_s = self._used()
+
+    def cores(self) -> float:
+        """How many of its cores others have used since, on average; to be asked when all that we started has ended."""
+        all_s, ours_s = self._used()
+        others_s = all_s - self._all_s - (ours_s - self._ours_s)
+        return max(0.0, others_s / (time.monotonic() - self._began))
+
+    def _used(self) -> tuple[float, float]:
+        """Seconds of processor time: of everybody, and of us and those that we started."""
+        times = psutil.cpu_times()
+        ours = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(times) - times.idle - getattr(times, "iowait", 0.0), sum(use.ru_utime + use.ru_stime for use in ours)
+
+
+class Process:
+    """A program that says where it is listening, or is told."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        address: str | None = None,
+    ) -> None:
         self.name = name
-        self._log = folder / f"{name}.log"
+        self._address = address
+        self._log = folder / f"{name.replace(' ', '-')}.log"
         with self._log.open("w") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *args],
+                command,
                 cwd=folder,
                 env=env,
                 stdin=subprocess.PIPE,  # closed when we end, however we end: see `until_abandoned`
@@ -66,35 +99,51 @@ class Process:
             )
 
     def address(self) -> str:
-        """Its base URL, once it listens."""
+        """Its base URL; once it listens, where it says so itself."""
+        if self._address:
+            return self._address
         give_up = time.monotonic() + START_S
         while time.monotonic() < give_up and self._process.poll() is None:
-            _, found, rest = self._log.read_text().partition("listening on ")
+            _, found, rest = self.said().partition("listening on ")
             if found and "\n" in rest:
                 return rest.split("\n", 1)[0]
             time.sleep(0.002)
         raise BenchError(f"{self.name} didn't start: {self.last_words()}")
 
     def last_words(self) -> str:
-        return self._log.read_text()[-1000:].strip() or "it said nothing"
+        return self.said()[-1000:].strip() or "it said nothing"
 
     def rss_mib(self) -> float:
-        """The memory that it holds now."""
-        status = Path(f"/proc/{self._process.pid}/status")
-        if status.exists():
-            kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmRSS:"))
-        else:
-            shown = ["ps", "-o", "rss=", "-p", str(self._process.pid)]
-            kib = subprocess.run(shown, capture_output=True, text=True, check=True).stdout
-        return int(kib) / 1024
+        """The memory that it and its workers hold now."""
+        return float(sum(one.memory_info().rss for one in self._all()) / 2**20)
 
-    def cpu_s(self) -> float | None:
-        """The processor time that it has used, where the system tells (Linux)."""
-        stat = Path(f"/proc/{self._process.pid}/stat")
-        if not stat.exists():
-            return None
-        user, system = stat.read_text().rpartition(") ")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    def peak_mib(self) -> float:
+        """The most that it and its workers have held, where the system tells (Linux); else what they hold now."""
+        kib = 0
+        for one in self._all():
+            status = Path(f"/proc/{one.pid}/status")
+            if not status.exists():
+                return self.rss_mib()
+            kib += int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:")))
+        return kib / 1024
+
+    def cpu_s(self) -> float:
+        """The processor time that it and its workers have used."""
+        return float(sum(used.user + used.system for used in (one.cpu_times() for one in self._all())))
+
+    def _all(self) -> list[psutil.Process]:
+        parent = psutil.Process(self._process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def said(self) -> str:
+        """All that it has written."""
+        return self._log.read_text()
 
     def stop(self) -> int:
         """End it, and say how it ended."""
@@ -108,6 +157,17 @@ class Process:
         finally:
             assert self._process.stdin is not None
             self._process.stdin.close()
+
+
+def python(*args: str) -> list[str]:
+    """The command that runs a module on the interpreter that runs us."""
+    return [sys.executable, "-m", *args]
+
+
+def many_files() -> None:
+    """Let this process and those that it starts have as many connections as the system allows."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """A mock upstream that costs next to nothing: the load's machine should be busy with load, and the gateway's with it.
 
 `python -m bench.upstream` serves on a free port of the loopback until its stdin closes. Every answer is made before the
-first request comes; which one is given depends on `"stream":true` in the body. Whom it answered is told by the first
-segment of the path (`/llmgate/v1/chat/completions`), and how often by `GET /`.
+first request comes; which one is given depends on `"stream":true` in the body. Fields of our own, which no gateway
+touches, ask for more: `"wait_ms":500` for a first byte that comes late, `"events":250,"pace_ms":20` for a stream whose
+events come one by one, each with the moment at which it was written. Whom it answered is told by the first segment of
+the path (`/llmgate/v1/chat/completions`), and how often by `GET /`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections import Counter
 from typing import Any, cast
 
@@ -20,6 +23,9 @@ INPUT_TOKENS, OUTPUT_TOKENS = 12, 18
 
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 STREAM = re.compile(rb'"stream": *true')
+ASKED = re.compile(rb'"(wait_ms|events|pace_ms)": *(\d+)')
+SENT = re.compile(rb'"sent_ns":(\d+)')
+"""When an event of a paced stream was written, by the clock that all processes of a machine share."""
 
 _USAGE = {
     "prompt_tokens": INPUT_TOKENS,
@@ -63,14 +69,20 @@ def _sized(status: bytes, body: bytes) -> bytes:
     return head % (status, len(body)) + body
 
 
-def _chunked(pieces: list[bytes]) -> bytes:
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    return head + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (*pieces, b""))
+def _chunk(piece: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(piece), piece)
 
 
 PLAIN = _sized(b"200 OK", _plain())
-STREAMED = _chunked(_events())
+
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+_FIRST, *_MIDDLE, _FINISH, _USED, _DONE = _events()
+STREAMED = STREAM_HEAD + b"".join(map(_chunk, (*_events(), b"")))
 """One HTTP chunk per event, all in one write."""
+
+PACED_HEAD = STREAM_HEAD + _chunk(_FIRST)
+PACED = _MIDDLE[0].replace(b"}\n\n", b',"sent_ns":%d}\n\n')
+PACED_END = b"".join(map(_chunk, (_FINISH, _USED, _DONE, b"")))
 
 UNREADABLE = _sized(b"501 Not Implemented", b'{"error":{"message":"send a content length"}}')
 
@@ -81,6 +93,7 @@ class Mock(asyncio.Protocol):
     def __init__(self, answered: Counter[str]) -> None:
         self._answered = answered
         self._unread = b""
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -101,9 +114,35 @@ class Mock(asyncio.Protocol):
                 if len(data) < end:
                     break
                 self._answered[head.split(b"/", 2)[1].decode()] += 1
-                self._transport.write(STREAMED if STREAM.search(data, len(head), end) else PLAIN)
+                answer = STREAMED if STREAM.search(data, len(head), end) else PLAIN
+                asked = {name: int(value) for name, value in ASKED.findall(data, len(head), end)}
+                if asked:
+                    self._slowly(answer, asked.get(b"wait_ms", 0), asked.get(b"events", 0), asked.get(b"pace_ms", 0))
+                else:
+                    self._transport.write(answer)
             data = data[end:]
         self._unread = data
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio names it
+        if self._timer:
+            self._timer.cancel()
+
+    def _slowly(self, answer: bytes, wait_ms: int, events: int, pace_ms: int) -> None:
+        loop = asyncio.get_running_loop()
+        begin_s = loop.time() + wait_ms / 1000
+
+        def event(number: int) -> None:
+            if number == events:
+                self._transport.write(PACED_END)
+                return
+            data = _chunk(PACED % time.monotonic_ns())
+            self._transport.write(data if number else PACED_HEAD + data)
+            self._timer = loop.call_at(begin_s + (number + 1) * pace_ms / 1000, event, number + 1)
+
+        if events:
+            self._timer = loop.call_at(begin_s, event, 0)
+        else:
+            self._timer = loop.call_at(begin_s, self._transport.write, answer)
 
 
 async def main() -> None:
