@@ -459,8 +459,9 @@ def fifth(db: SqliteUtils) -> None:
 
 
 _SIXTH = """
--- Who is signed in with a browser: a user, or whoever holds an admin key. Only the SHA-256 of the cookie is kept. It ends
--- with what it was made by: the key (by its id, so that a rotation doesn't end it), or the admin key (by its hash).
+-- Who is signed in with a browser: a user, or whoever holds an admin key. Only the SHA-256 of the cookie is kept. A
+-- session ends with what it was made by: the key (by its id, so that a rotation ends nothing), or the admin
+-- key (by its hash).
 CREATE TABLE sessions (
   hash BLOB PRIMARY KEY,
   user_id INTEGER REFERENCES users (id),
