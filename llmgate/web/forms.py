@@ -35,7 +35,7 @@ class Sent(NamedTuple):
 def parse(raw: bytes, content_type: bytes | None) -> Sent:
     """The fields of a form. Raises Refusal."""
     kind = (content_type or b"").partition(b";")[0].strip().lower()
-    if kind != b"application/x-www-form-urlencoded":
+    if raw and kind != b"application/x-www-form-urlencoded":
         raise Refusal("a form is sent as application/x-www-form-urlencoded", code="unsupported_encoding")
     try:
         pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)

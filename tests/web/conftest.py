@@ -195,7 +195,11 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with Replay() as up:
         up.handler = answers(json_answer(completion(usage=usage_of(10, 5))))
         models = {"zeta": {"routes": [{"upstream": "main"}]}}
-        config = {"upstreams": {"main": main_upstream(up)}, "models": models}
+        config = {
+            "upstreams": {"main": main_upstream(up)},
+            "models": models,
+            "server": {"trusted_proxies": ["127.0.0.1"]},  # tests say themselves where they come from
+        }
         folder: Path = tmp_path_factory.mktemp("house")
         with Served(folder, config, env={"ADMIN_TOKEN": TOKEN}) as served:
             found = House(served)
