@@ -56,6 +56,13 @@ def test_an_empty_file_is_a_config() -> None:
     assert parse("", env={}) == Config(upstreams={"sandbox": UpstreamTable()})
 
 
+def test_what_pages_go_by() -> None:
+    config = conf.parse('server.public_url = "https://llm.example.org:8443/"\nsign_in.session = "7d"')
+    assert config.server.public_url == "https://llm.example.org:8443"
+    assert config.sign_in.session_ms == 7 * 86_400_000
+    assert conf.parse("").sign_in.session_ms == 43_200_000
+
+
 def test_everything_is_read() -> None:
     read = parse(
         """
@@ -179,6 +186,10 @@ REFUSED = [
     ('server.max_body = "32 XB"', f'server.max_body must be {SIZE}, not "32 XB"'),
     ("server.max_body = 0", f"server.max_body must be {SIZE}, not 0"),
     ("server.max_body = -1", f"server.max_body must be {SIZE}, not -1"),
+    ('server.public_url = "https://x/y"', "server.public_url must be an address such as \"https://llm.example.org\", not \"https://x/y\" (pages lie at the root of a host: leave the path out)"),
+    ('server.public_url = "x.org"', "server.public_url must be an address such as \"https://llm.example.org\", not \"x.org\""),
+    ('sign_in.session = "1mo"', "sign_in.session must be a time such as \"30m\", \"12h\" or \"7d\": a minute to a year, not \"1mo\""),
+    ('sign_in.session = "5s"', "sign_in.session must be a time such as \"30m\", \"12h\" or \"7d\": a minute to a year, not \"5s\""),
     ("server.body_timeout = 0", f"server.body_timeout must be {SECONDS}, not 0"),
     ("server.body_timeout = inf", f"server.body_timeout must be {SECONDS}, not Infinity"),
     ("server.shutdown_grace = -1", "server.shutdown_grace must be a number of seconds, at most a week, not -1"),

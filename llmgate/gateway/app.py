@@ -31,13 +31,13 @@ MODELS = re.compile(rb"/v1(?:alpha|beta)?/models(?:/(.+))?")
 API = (b"/admin", b"/openapi.json", b"/docs", b"/redoc")
 """Paths of the admin API: these, and all that begin so and are no pages."""
 
-SITE = (
-    *(b"/portal", b"/reports", b"/request-key", b"/sign-in", b"/sign-out", b"/admin/pages", b"/static/"),
-    b"/public/",
-)
+SITE = (b"/portal", b"/reports", b"/request-key", b"/sign-in", b"/sign-out", b"/admin/pages", b"/static/")
 """Paths of the pages: these, all that begin so, and those of `PAGES`."""
 
 PAGES = (b"/", b"/admin")
+
+PUBLIC = b"/public/"
+"""What the pages' application answers to programs."""
 
 Beside = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -66,18 +66,18 @@ class App:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        origins = self._gateway.config.server.cors_origins
-        if origins and (told := cors.allowed(origins, scope)):
+        origins, path = self._gateway.config.server.cors_origins, scope["raw_path"]
+        if origins and not _is_page(path) and (told := cors.allowed(origins, scope)):
             if cors.is_preflight(scope):
                 return await respond(send, 204, cors.preflight(scope, told), b"")
             send = cors.telling(send, told)
         try:
-            asked = self._gateway.paths.asked_at(scope["raw_path"], scope["method"])
+            asked = self._gateway.paths.asked_at(path, scope["method"])
             if asked is not None:
                 await self._gateway.handle(asked, scope, receive, send)
-            elif self._site is not None and _is_page(scope["raw_path"]):
+            elif self._site is not None and (_is_page(path) or path.startswith(PUBLIC)):
                 await self._site(scope, receive, send)
-            elif self._api is not None and scope["raw_path"].startswith(API):
+            elif self._api is not None and path.startswith(API):
                 await self._api(scope, receive, send)
             else:
                 async with unread(receive):
