@@ -17,8 +17,8 @@ settings.load_profile("llmgate")
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say it where nobody can miss it: pages that no browser has seen may be broken."""
-    skipped = {one.nodeid: one for one in terminalreporter.stats.get("skipped", ()) if "tests/browser/" in one.nodeid}
+    skipped = [one for one in terminalreporter.stats.get("skipped", ()) if "tests/browser/" in one.nodeid]
     if skipped:
-        why = {one.longrepr[2].removeprefix("Skipped: ") for one in skipped.values()}
-        terminalreporter.write_sep("!", f"NOT RUN: {len(skipped)} files of browser tests", red=True, bold=True)
-        terminalreporter.write_line("; ".join(sorted(why)), red=True, bold=True)
+        terminalreporter.write_sep("!", "NO PAGE WAS SEEN IN A BROWSER", red=True, bold=True)
+        for why in sorted({one.longrepr[2].removeprefix("Skipped: ") for one in skipped}):
+            terminalreporter.write_line(why, red=True, bold=True)

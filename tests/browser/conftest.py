@@ -42,7 +42,7 @@ class Unseen(pytest.Module):
 
     def collect(self) -> Iterable[Any]:
         what = "Playwright (make test-browser installs it)" if CHROMIUM else "Chromium (apt-get install chromium)"
-        pytest.skip(f"no page is seen in a browser: {what} is missing")
+        pytest.skip(f"tests/browser is skipped: {what} is missing")
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module | None:
