@@ -8,18 +8,133 @@ from ..store.db import Tx
 from .visits import Shown, Visit
 
 KEY = "sk-lg-…"
-"""In place of a key."""
+"""In place of a key, which nobody has typed here."""
 
 
 class Snippet(NamedTuple):
+    """Something to copy."""
+
     title: str
     text: str
     note: str = ""
 
 
 def show(tx: Tx, visit: Visit) -> Shown:  # noqa: ARG001
-    return Shown("home.html", {"snippets": snippets(visit.base_url)})
+    config = visit.config
+    models = list(config.models) or (["echo"] if list(visit.gateway.upstreams) == ["sandbox"] else [])
+    model = models[0] if models else "MODEL"
+    return Shown(
+        "home.html",
+        {
+            "url": visit.base_url,
+            "model": model,
+            "sdks": sdks(visit.base_url, model),
+            "agents": agents(visit.base_url, model),
+            "asks": config.self_service.mode != "off",
+        },
+    )
 
 
-def snippets(url: str) -> list[Snippet]:
-    return [Snippet("Base URL", f"{url}/v1")]
+def sdks(url: str, model: str) -> list[Snippet]:
+    """The three formats, each by its own SDK."""
+    return [
+        Snippet(
+            "curl",
+            f"""\
+curl {url}/v1/chat/completions \\
+  -H "Authorization: Bearer {KEY}" \\
+  -H "Content-Type: application/json" \\
+  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'""",
+        ),
+        Snippet(
+            "OpenAI SDK (Python)",
+            f"""\
+from openai import OpenAI
+
+client = OpenAI(base_url="{url}/v1", api_key="{KEY}")
+answer = client.chat.completions.create(
+    model="{model}", messages=[{{"role": "user", "content": "Hello"}}]
+)
+print(answer.choices[0].message.content)""",
+        ),
+        Snippet(
+            "Anthropic SDK (Python)",
+            f"""\
+from anthropic import Anthropic
+
+client = Anthropic(base_url="{url}", api_key="{KEY}")
+answer = client.messages.create(
+    model="{model}", max_tokens=1024, messages=[{{"role": "user", "content": "Hello"}}]
+)
+print(answer.content[0].text)""",
+            "The base URL has no `/v1`. For models of an upstream that speaks Anthropic's format.",
+        ),
+        Snippet(
+            "Google SDK (Python)",
+            f"""\
+from google import genai
+
+client = genai.Client(api_key="{KEY}", http_options={{"base_url": "{url}"}})
+answer = client.models.generate_content(model="{model}", contents="Hello")
+print(answer.text)""",
+            "The base URL has no version. For models of an upstream that speaks Gemini's format.",
+        ),
+        Snippet(
+            "Whatever reads the environment",
+            f"""\
+export OPENAI_BASE_URL={url}/v1
+export OPENAI_API_KEY={KEY}""",
+        ),
+    ]
+
+
+def agents(url: str, model: str) -> list[Snippet]:
+    """Coding agents, and how each is told where to ask."""
+    return [
+        Snippet(
+            "Claude Code",
+            f"""\
+export ANTHROPIC_BASE_URL={url}
+export ANTHROPIC_AUTH_TOKEN={KEY}
+export ANTHROPIC_MODEL={model}
+claude""",
+            "For models in Anthropic's format.",
+        ),
+        Snippet(
+            "Codex",
+            f"""\
+# ~/.codex/config.toml, and: export LLMGATE_KEY={KEY}
+model = "{model}"
+model_provider = "llmgate"
+
+[model_providers.llmgate]
+name = "llmgate"
+base_url = "{url}/v1"
+env_key = "LLMGATE_KEY"
+wire_api = "responses\"""",
+        ),
+        Snippet(
+            "aider",
+            f"""\
+export OPENAI_API_BASE={url}/v1
+export OPENAI_API_KEY={KEY}
+aider --model openai/{model}""",
+        ),
+        Snippet(
+            "Cline",
+            f"""\
+API Provider   OpenAI Compatible
+Base URL       {url}/v1
+API Key        {KEY}
+Model ID       {model}""",
+            "In its settings.",
+        ),
+        Snippet(
+            "Gemini CLI",
+            f"""\
+export GOOGLE_GEMINI_BASE_URL={url}
+export GEMINI_API_KEY={KEY}
+gemini --model {model}""",
+            "For models in Gemini's format.",
+        ),
+    ]

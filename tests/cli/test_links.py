@@ -40,6 +40,7 @@ def test_only_users_who_may(cli: Cli) -> None:
 
 
 def test_signing_out(cli: Cli) -> None:
+    cli.env["LLMGATE_DB"] = "llmgate.db"
     cli("keys", "add", "alice")
     with Database(cli.folder / "llmgate.db") as db, db.write() as tx:
         user_id = tx.value("SELECT id FROM users WHERE name = 'alice'")
