@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from urllib.parse import urlsplit
 
 from itsdangerous import BadSignature, Signer, TimestampSigner
@@ -31,6 +32,8 @@ FORM_LASTS_S = 7200
 
 SAID_LASTS_S = 60
 
+KEPT_LASTS_S = 600
+
 
 class Keeper:
     """Signs, and reads what was signed."""
@@ -43,6 +46,7 @@ class Keeper:
         self._token = Signer(secret, salt="token")
         self._form = TimestampSigner(secret, salt="form")
         self._said = TimestampSigner(secret, salt="said")
+        self._kept = TimestampSigner(secret, salt="kept")
 
     # ── read ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -61,7 +65,14 @@ class Keeper:
 
     def said(self, cookies: dict[str, str]) -> str | None:
         try:
-            return bytes.fromhex(self._said.unsign(cookies[SAID], max_age=SAID_LASTS_S).decode()).decode()
+            return _unpacked(self._said.unsign(cookies[SAID], max_age=SAID_LASTS_S).decode())
+        except (KeyError, BadSignature, ValueError):
+            return None
+
+    def kept(self, cookies: dict[str, str], name: str) -> str | None:
+        try:
+            text = self._kept.unsign(cookies[f"llmgate_{name}"], max_age=KEPT_LASTS_S).decode()
+            return _unpacked(text.removeprefix(f"{name}."))
         except (KeyError, BadSignature, ValueError):
             return None
 
@@ -112,7 +123,14 @@ class Keeper:
     def said_cookie(self, text: str | None, visit: Visit) -> bytes:
         if text is None:
             return _cookie(SAID, "", 0, visit)
-        return _cookie(SAID, self._said.sign(text.encode().hex()).decode(), SAID_LASTS_S, visit)
+        return _cookie(SAID, self._said.sign(_packed(text)).decode(), SAID_LASTS_S, visit)
+
+    def kept_cookie(self, name: str, text: str | None, visit: Visit) -> bytes:
+        """Its name is signed with it, so that none can stand for another."""
+        if text is None:
+            return _cookie(f"llmgate_{name}", "", 0, visit)
+        signed = self._kept.sign(f"{name}.{_packed(text)}").decode()
+        return _cookie(f"llmgate_{name}", signed, KEPT_LASTS_S, visit)
 
     # ── forms ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -155,6 +173,15 @@ def check_origin(scope: Scope, base_url: str) -> None:
         fine = origin is None or urlsplit(origin.decode("latin-1")).netloc.lower() in hosts
     if not fine:
         raise Refusal("this form was sent from another site: send it from its own page", code="form_refused")
+
+
+def _packed(text: str) -> str:
+    """Any text as one that a cookie can carry."""
+    return urlsafe_b64encode(text.encode()).decode()
+
+
+def _unpacked(text: str) -> str:
+    return urlsafe_b64decode(text).decode()
 
 
 def _cookie(name: str, value: str, lasts_s: int, visit: Visit) -> bytes:

@@ -48,7 +48,7 @@ def show(tx: Tx, visit: Visit) -> Shown | Redirect:  # noqa: ARG001
     """Where a key is asked for. Who is signed in already goes on."""
     back = visit.typed.get("next") or getattr(visit.query, "next", None)
     if visit.session is not None and visit.refused is None:
-        return Redirect(_onward(back, admin=visit.session.admin is not None))
+        return Redirect(onward(back, admin=visit.session.admin is not None))
     return Shown("sign_in.html", {"next": back if _is_local(back) else None})
 
 
@@ -57,7 +57,8 @@ def _is_local(path: str | None) -> bool:
     return path is not None and _LOCAL.fullmatch(path) is not None
 
 
-def _onward(back: str | None, *, admin: bool) -> str:
+def onward(back: str | None, *, admin: bool = False) -> str:
+    """Where one goes who has signed in: back to where one wanted to, if that is a page of ours."""
     if back is not None and _is_local(back):
         return back
     return "/admin" if admin else "/portal"
@@ -75,7 +76,7 @@ async def by_key(visit: Visit) -> Redirect:
             visit.keeper.attempts.wrong(visit.address, now)
         raise
     log.info("%s signed in with a key, from %s", actor, visit.address)
-    return Redirect(_onward(visit.form.next, admin=is_admin), session=session_id)
+    return Redirect(onward(visit.form.next, admin=is_admin), session=session_id)
 
 
 def _begin(tx: Tx, visit: Visit, key: str) -> tuple[str, str, bool]:

@@ -137,6 +137,7 @@ class Pages:
             session_id=session_id,
             form_id=keeper.form_id(found),
             said=keeper.said(found),
+            cookies=found,
         )
 
     def _note(self, session_hash: bytes) -> None:
@@ -236,6 +237,7 @@ class Pages:
                 headers.append((b"set-cookie", keeper.session_cookie(reply.session, visit)))
             if reply.said is not None:
                 headers.append((b"set-cookie", keeper.said_cookie(reply.said, visit)))
+            headers += [(b"set-cookie", keeper.kept_cookie(name, text, visit)) for name, text in reply.keep.items()]
             return 303, headers, b""
         body = render.page(reply, visit, _menu(visit))
         if visit.said is not None:

@@ -85,6 +85,8 @@ class Redirect(NamedTuple):
     """What the next page says at its top, once."""
     session: str | None = None
     """The id of a session that begins; "" ends the one there is."""
+    keep: Mapping[str, str | None] = {}
+    """What the browser is to keep for ten minutes, signed, for `Visit.kept`; None: no longer."""
 
 
 class Download(NamedTuple):
@@ -138,6 +140,7 @@ class Visit:
     said: str | None = None
     """What the page before had to say."""
     form_id_is_new: bool = False
+    cookies: dict[str, str] = field(default_factory=dict)
 
     # ── who ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -175,6 +178,10 @@ class Visit:
             Who.USER: session is not None and session.user is not None,
             Who.LEAD: session is not None and session.leads is not None,
         }[access]
+
+    def kept(self, name: str) -> str | None:
+        """What this browser was given to keep by `Redirect.keep`, if we did so and it isn't too long ago."""
+        return self.keeper.kept(self.cookies, name)
 
     # ── what is asked ─────────────────────────────────────────────────────────────────────────────────────────────────
 
