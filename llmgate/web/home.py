@@ -44,16 +44,21 @@ def sdks(url: str, model: str) -> list[Snippet]:
 curl {url}/v1/chat/completions \\
   -H "Authorization: Bearer {KEY}" \\
   -H "Content-Type: application/json" \\
-  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'""",
+  -d '{{"model": "{model}",
+       "messages": [{{"role": "user", "content": "Hello"}}]}}'""",
         ),
         Snippet(
             "OpenAI SDK (Python)",
             f"""\
 from openai import OpenAI
 
-client = OpenAI(base_url="{url}/v1", api_key="{KEY}")
+client = OpenAI(
+    base_url="{url}/v1",
+    api_key="{KEY}",
+)
 answer = client.chat.completions.create(
-    model="{model}", messages=[{{"role": "user", "content": "Hello"}}]
+    model="{model}",
+    messages=[{{"role": "user", "content": "Hello"}}],
 )
 print(answer.choices[0].message.content)""",
         ),
@@ -62,9 +67,14 @@ print(answer.choices[0].message.content)""",
             f"""\
 from anthropic import Anthropic
 
-client = Anthropic(base_url="{url}", api_key="{KEY}")
+client = Anthropic(
+    base_url="{url}",
+    api_key="{KEY}",
+)
 answer = client.messages.create(
-    model="{model}", max_tokens=1024, messages=[{{"role": "user", "content": "Hello"}}]
+    model="{model}",
+    max_tokens=1024,
+    messages=[{{"role": "user", "content": "Hello"}}],
 )
 print(answer.content[0].text)""",
             "The base URL has no `/v1`. For models of an upstream that speaks Anthropic's format.",
@@ -74,8 +84,13 @@ print(answer.content[0].text)""",
             f"""\
 from google import genai
 
-client = genai.Client(api_key="{KEY}", http_options={{"base_url": "{url}"}})
-answer = client.models.generate_content(model="{model}", contents="Hello")
+client = genai.Client(
+    api_key="{KEY}",
+    http_options={{"base_url": "{url}"}},
+)
+answer = client.models.generate_content(
+    model="{model}", contents="Hello"
+)
 print(answer.text)""",
             "The base URL has no version. For models of an upstream that speaks Gemini's format.",
         ),
@@ -103,7 +118,7 @@ claude""",
         Snippet(
             "Codex",
             f"""\
-# ~/.codex/config.toml, and: export LLMGATE_KEY={KEY}
+# ~/.codex/config.toml
 model = "{model}"
 model_provider = "llmgate"
 
@@ -111,7 +126,9 @@ model_provider = "llmgate"
 name = "llmgate"
 base_url = "{url}/v1"
 env_key = "LLMGATE_KEY"
-wire_api = "responses\"""",
+wire_api = "responses"
+
+# export LLMGATE_KEY={KEY}""",
         ),
         Snippet(
             "aider",
