@@ -1,20 +1,16 @@
-"""`/reports`: what was used and what it cost, over some days: as a page, as JSON, as CSV. All of it is read at once,
-from the daily roll-ups, so that whatever is shown of a period adds up to the same.
+"""`/reports`: what was used and what it cost, over some days: as a page, as JSON, as CSV.
 
-Cost is what upstreams bill, charge is what accounts pay; the margin is what is left of the charge when all that
-upstreams billed is paid, tries in vain too. Which one is drawn is a choice; the figures beside it tell all.
+The page's charts are drawn from its tables, by a script: so they say the same, also while requests come in. The JSON is
+made of the same sums.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
-from functools import reduce
 from itertools import accumulate
-from operator import add
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,228 +20,26 @@ from ..errors import Refusal
 from ..money import usd
 from ..names import quoted
 from ..store import reports
-from ..store.db import Row, Tx
+from ..store.db import Tx
+from .summing import (
+    DAYS,
+    GROUPINGS,
+    MARGIN,
+    MEASURES,
+    TOPS,
+    WASTED,
+    Asked,
+    Group,
+    Measure,
+    Query,
+    Report,
+    Sums,
+    asked,
+    presets,
+    read,
+)
 from .tables import Cell, Column, Draw, Kind, Table, amounts
 from .visits import Download, Reply, Shown, Told, Visit
-
-DAYS = 30
-"""How many days are shown where nobody says, today among them."""
-
-LONGEST = 366
-"""Days that one report has at most."""
-
-TOP = 8
-TOPS = (5, TOP, 12, 20)
-"""How many groups may be told apart; the rest of them is summed up."""
-
-GROUPINGS = ("user", "model", "team")
-"""What each day's use is stacked by."""
-
-_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-
-
-class Sums(NamedTuple):
-    """What some requests come to; money in nano-USD."""
-
-    requests: int = 0
-    tokens: int = 0
-    cost: int = 0
-    charge: int = 0
-    wasted: int = 0
-
-    @property
-    def margin(self) -> int:
-        return self.charge - self.cost - self.wasted
-
-    def plus(self, other: Sums) -> Sums:
-        return Sums(*map(add, self, other))
-
-
-NOTHING = Sums()
-
-
-class Measure(NamedTuple):
-    """A figure that can be drawn."""
-
-    name: str
-    money: bool
-    of: Callable[[Sums], int]
-
-    @property
-    def kind(self) -> Kind:
-        return Kind.MONEY if self.money else Kind.NUMBER
-
-
-MEASURES = {
-    one.name: one
-    for one in (
-        Measure("cost", True, lambda sums: sums.cost),
-        Measure("charge", True, lambda sums: sums.charge),
-        Measure("tokens", False, lambda sums: sums.tokens),
-        Measure("requests", False, lambda sums: sums.requests),
-    )
-}
-"""The first is drawn where nobody says. Where models are free, tokens still tell who uses what."""
-
-MARGIN = Measure("margin", True, lambda sums: sums.margin)
-WASTED = Measure("wasted", True, lambda sums: sums.wasted)
-"""What tables tell as well."""
-
-
-class Group(NamedTuple):
-    """A user, team or model; or all others of them."""
-
-    name: str | None
-    """None: the others. Empty: no team."""
-    others: int = 0
-    """How many it sums up, if it is the others."""
-
-    @property
-    def label(self) -> str:
-        return f"others ({self.others:,})" if self.name is None else self.name or "(none)"
-
-
-class Asked(NamedTuple):
-    """What a report is to be of."""
-
-    start: date
-    end: date
-    measure: Measure
-    top: int
-
-
-class Report(NamedTuple):
-    asked: Asked
-    zone: str
-    total: Sums
-    users: list[tuple[Group, Sums]]
-    days: list[tuple[str, Sums]]
-    """All of them, also those without use."""
-    stacks: dict[str, list[tuple[Group, list[Sums]]]]
-    """Grouping → what each of its groups used on each of the days."""
-
-
-# ── what is asked for ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """As texts: what is wrong with them is told in the page."""
-
-    start: str | None = None
-    end: str | None = None
-    measure: str | None = None
-    top: str | None = None
-
-
-class DataQuery(Query, frozen=True, forbid_unknown_fields=True):
-    csv: str | None = None
-    """By what the rows of a CSV are; without it the answer is JSON."""
-
-
-def asked(tx: Tx, query: Query) -> Asked:
-    """What a report is to be of. Raises Refusal."""
-    today = clock.local_day(tx.now_ms, tx.zone)
-    end = _day("end", query.end) if query.end is not None else today
-    start = date.fromordinal(max(1, end.toordinal() - DAYS + 1))
-    if query.start is not None:
-        start = _day("start", query.start)
-    for name, day in (("start", start), ("end", end)):
-        if day > today:
-            raise Refusal(f"{day} is still to come: today is {today} in {tx.zone.key}", param=name)
-    if end < start:
-        raise Refusal(f"the end {end} is before the start {start}", param="end")
-    days = (end - start).days + 1
-    if days > LONGEST:
-        raise Refusal(
-            f"{start} to {end} is {days:,} days, and a report has at most {LONGEST}: choose fewer, or run "
-            "`llmgate report --by month`",
-            param="start",
-        )
-    measure = query.measure or next(iter(MEASURES))
-    if measure not in MEASURES:
-        raise Refusal(f"there is no measure {quoted(measure[:40])}: use {', '.join(MEASURES)}", param="measure")
-    top = query.top or str(TOP)
-    if top not in map(str, TOPS):
-        raise Refusal(f"top {quoted(top[:40])} is no choice: use {', '.join(map(str, TOPS))}", param="top")
-    return Asked(start, end, MEASURES[measure], int(top))
-
-
-def _day(name: str, text: str) -> date:
-    if not _DAY.fullmatch(text):
-        raise Refusal(f"the {name} {quoted(text[:40])} is no day: write it as 2026-11-20", param=name)
-    try:
-        return date.fromisoformat(text)
-    except ValueError as error:
-        raise Refusal(f"the {name} {text} is not in the calendar", param=name) from error
-
-
-def presets(today: date) -> dict[str, tuple[date, date]]:
-    """Periods that are often looked at."""
-    first = today.replace(day=1)
-    before = first - timedelta(days=1)
-    return {
-        "7 days": (today - timedelta(days=6), today),
-        "30 days": (today - timedelta(days=29), today),
-        "this month": (first, today),
-        "last month": (before.replace(day=1), before),
-    }
-
-
-# ── what is found ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def read(tx: Tx, wanted: Asked) -> Report:
-    """Which groups are told apart follows from the whole period; so each of them is there on every day."""
-    span = _span(wanted)
-    groups = {by: _top(reports.report(tx, (by,), span), by, wanted) for by in GROUPINGS}
-    kept = {by: [group.name for group, _ in found if group.name is not None] for by, found in groups.items()}
-    rows = [(row, _sums(row)) for row in reports.by_day(tx, kept, span)]
-    days = [
-        (wanted.start + timedelta(days=number)).isoformat() for number in range((wanted.end - wanted.start).days + 1)
-    ]
-    of_day = _folded((row["day"], sums) for row, sums in rows)
-    stacks = {}
-    for by, found in groups.items():
-        of_both = _folded(((row[by], row["day"]), sums) for row, sums in rows)
-        stacks[by] = [(group, [of_both.get((group.name, day), NOTHING) for day in days]) for group, _ in found]
-    return Report(
-        asked=wanted,
-        zone=tx.zone.key,
-        total=reduce(Sums.plus, of_day.values(), NOTHING),
-        users=groups["user"],
-        days=[(day, of_day.get(day, NOTHING)) for day in days],
-        stacks=stacks,
-    )
-
-
-def _span(wanted: Asked) -> dict[str, Any]:
-    return {"since": wanted.start.isoformat(), "until": wanted.end.isoformat()}
-
-
-def _top(rows: Sequence[Row], by: str, wanted: Asked) -> list[tuple[Group, Sums]]:
-    """The groups that have most of what is drawn, then all others as one."""
-    found = sorted(((row[by], _sums(row)) for row in rows), key=lambda one: (-wanted.measure.of(one[1]), one[0]))
-    rest = found[wanted.top :]
-    top = [(Group(name), sums) for name, sums in found[: wanted.top]]
-    return [*top, (Group(None, len(rest)), reduce(Sums.plus, (sums for _, sums in rest), NOTHING))] if rest else top
-
-
-def _folded(rows: Iterable[tuple[Any, Sums]]) -> dict[Any, Sums]:
-    found: dict[Any, Sums] = {}
-    for key, sums in rows:
-        found[key] = found.get(key, NOTHING).plus(sums)
-    return found
-
-
-def _sums(row: Row) -> Sums:
-    return Sums(
-        row["requests"],
-        row["input_tokens"] + row["output_tokens"],
-        row["cost_nano"],
-        row["charge_nano"],
-        row["wasted_nano"],
-    )
-
 
 # ── the page ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -253,8 +47,12 @@ def _sums(row: Row) -> Sums:
 def show(tx: Tx, visit: Visit) -> Reply:
     """The page; where it can't be of what is asked for, it says so above the form."""
     today = clock.local_day(tx.now_ms, tx.zone)
-    given: dict[str, Any] = {"wanted": None, "report": None, "sheets": [], "today": today, "presets": presets(today)}
-    given |= {
+    given: dict[str, Any] = {
+        "wanted": None,
+        "report": None,
+        "sheets": [],
+        "today": today,
+        "presets": presets(today),
         "measures": [(name, name) for name in MEASURES],
         "tops": [(str(top), f"{top} and others") for top in TOPS],
     }
@@ -302,7 +100,7 @@ def sheets(report: Report) -> list[Sheet]:
     users, days = ([sums for _, sums in rows] + [report.total] for rows in (report.users, report.days))
     share = Column("share", Kind.SHARE, [measure.of(sums) for sums in users])
     running = [measure.of(sums) for sums in accumulate(days[:-1], Sums.plus)]
-    so_far = Column(f"{measure.name} so far", measure.kind, [*running, running[-1]], Draw.LINE)
+    so_far = Column(f"{measure.name} so far", _kind(measure), [*running, running[-1]], Draw.LINE)
     by_user = Table(
         [group.label for group, _ in report.users],
         _columns_of(users, measure, share),
@@ -317,11 +115,15 @@ def sheets(report: Report) -> list[Sheet]:
 
 def _columns_of(rows: Sequence[Sums], measure: Measure, beside: Column) -> list[Column]:
     """What is drawn, what stands beside it, and then all else; what was wasted only where something was."""
-    drawn = Column(measure.name, measure.kind, [measure.of(sums) for sums in rows], Draw.BARS)
+    drawn = Column(measure.name, _kind(measure), [measure.of(sums) for sums in rows], Draw.BARS)
     everything = (*MEASURES.values(), MARGIN, WASTED)
     ordered = sorted((one for one in everything if one is not measure), key=lambda one: not one.money)
-    rest = [Column(one.name, one.kind, [one.of(sums) for sums in rows]) for one in ordered]
+    rest = [Column(one.name, _kind(one), [one.of(sums) for sums in rows]) for one in ordered]
     return [drawn, beside, *(one for one in rest if one.title != WASTED.name or any(one.values))]
+
+
+def _kind(measure: Measure) -> Kind:
+    return Kind.MONEY if measure.money else Kind.NUMBER
 
 
 def _days(report: Report) -> list[str]:
@@ -333,9 +135,9 @@ def _stack(report: Report, by: str) -> Table:
     for number, (group, days) in enumerate(report.stacks[by], 1):
         values = [measure.of(sums) for sums in days]
         series = 0 if group.name is None else number
-        found.append(Column(group.label, measure.kind, [*values, sum(values)], Draw.BARS, series))
+        found.append(Column(group.label, _kind(measure), [*values, sum(values)], Draw.BARS, series))
     total = [measure.of(sums) for _, sums in report.days]
-    return Table(_days(report), [*found, Column("total", measure.kind, [*total, sum(total)])])
+    return Table(_days(report), [*found, Column("total", _kind(measure), [*total, sum(total)])])
 
 
 def figures(total: Sums) -> dict[str, tuple[Cell, str]]:
@@ -353,6 +155,11 @@ def figures(total: Sums) -> dict[str, tuple[Cell, str]]:
 
 
 # ── what is told of it ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class DataQuery(Query, frozen=True, forbid_unknown_fields=True):
+    csv: str | None = None
+    """By what the rows of a CSV are; without it the answer is JSON."""
 
 
 def data(tx: Tx, visit: Visit) -> Reply:
@@ -410,7 +217,10 @@ def _named(by: str, group: Group) -> dict[str, Any]:
 FILES = ("user", "day", *(f"day,{by}" for by in GROUPINGS))
 """What there is a CSV of: by what its rows are."""
 
-COLUMNS = tuple("requests input_tokens cached_tokens output_tokens tokens cost_usd charge_usd errors wasted_usd".split())
+COLUMNS = (
+    *("requests", "input_tokens", "cached_tokens", "output_tokens", "tokens"),
+    *("cost_usd", "charge_usd", "errors", "wasted_usd"),
+)
 """As `llmgate report --format csv` writes them."""
 
 
@@ -419,7 +229,7 @@ def table(tx: Tx, wanted: Asked, by: str) -> bytes:
     groups, text = by.split(","), io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow((*groups, *COLUMNS))
-    for row in reports.stream(tx, groups, _span(wanted)):
+    for row in reports.stream(tx, groups, wanted.span):
         figures = {name.replace("_nano", "_usd"): row[name] for name in reports.EACH}
         figures["tokens"] = row["input_tokens"] + row["output_tokens"]
         writer.writerow(

@@ -1,5 +1,5 @@
-"""Tables of figures, as pages show them. What a table says, a chart may draw: the script reads it from the table, so that
-the two can't differ.
+"""Tables of figures, as pages show them. What a table says, a chart may draw (`static/charts.js`): from the table
+itself, so that the two can't differ.
 """
 
 from __future__ import annotations
