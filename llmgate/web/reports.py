@@ -66,7 +66,10 @@ def show(tx: Tx, visit: Visit) -> Reply:
     given |= {"wanted": wanted, "report": report}
     if report.total.requests:
         given |= {"sheets": sheets(report), "figures": figures(report.total)}
-        given |= {"drawn": wanted.measure.of(report.total) > 0}
+        given |= {
+            "drawn": wanted.measure.of(report.total) > 0,
+            "instead": "tokens" if report.total.tokens else "requests",
+        }
     else:
         given |= {"used": _latest(tx, today)}
     return Shown("reports.html", given)
