@@ -140,7 +140,7 @@ def asked(tx: Tx, query: Query) -> Asked:
     start = date.fromordinal(max(1, end.toordinal() - DAYS + 1))
     if query.start is not None:
         start = _day("start", query.start)
-    for name, day in (("start", start), ("end", end)):
+    for name, day in (("end", end), ("start", start)):
         if day > today:
             raise Refusal(f"{day} is still to come: today is {today} in {tx.zone.key}", param=name)
     if end < start:
