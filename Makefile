@@ -5,20 +5,24 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUNS   := $(VENV)/.runs
 READY  := $(VENV)/.ready
+SEES   := $(VENV)/.sees
 JOBS   ?= 2
 PAGES  := README.md docs/cli.md docs/json.md docs/llmgate.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format cover bench chaos docs serve clean
+.PHONY: help demo test test-browser lint format cover bench chaos docs serve clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(RUNS) ## See the whole story in seconds: keys, credits, a chat, a stream, the books
 	@$(BIN)/llmgate demo
 
 test: $(READY) lint ## Check the code, then run every test
 	@$(BIN)/pytest -n $(JOBS)
+
+test-browser: $(SEES) ## See every page in Chromium; with LLMGATE_SCREENSHOTS=folder, keep the pictures
+	@$(BIN)/pytest -n $(JOBS) tests/browser
 
 lint: $(READY) ## Check style, types, the floors and the generated parts of the docs
 	@$(BIN)/ruff check .
@@ -51,7 +55,9 @@ clean: ## Remove what was made: the virtual environment, caches, build results
 	rm -rf $(VENV) build dist *.egg-info htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment is made anew whenever the project's description changes: to run it, or with what developers need.
+# The environment is made anew whenever the project's description changes: to run it, with what developers need, or with
+# what drives a browser.
+comma := ,
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "llmgate needs Python 3.11 or newer: make PYTHON=python3.11 …")'
 	@$(PYTHON) -m venv $(VENV)
@@ -65,3 +71,7 @@ $(RUNS): pyproject.toml
 
 $(READY): pyproject.toml
 	$(call install,[dev])
+
+$(SEES): pyproject.toml
+	$(call install,[dev$(comma)browser])
+	@touch $(READY)

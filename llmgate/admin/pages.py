@@ -1,7 +1,8 @@
 """`/docs` and `/redoc`: the OpenAPI document for people, by Swagger UI and Redoc.
 
 All files are in the package: an intranet has no CDN. They tell what the source code tells, and nothing of this gateway,
-so they are for everybody; what they call takes an admin key. The scripts are kept and sent compressed.
+so they are for everybody; what they call takes an admin key. The scripts are kept and sent compressed. Redoc's is
+changed in one place: its footer has no logo, which was asked of another host.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ FILES: dict[str, File] = {
     "/docs/start.js": File("start.js", SCRIPT),
     "/docs/swagger-ui-bundle.js": File("swagger-ui-bundle.js.gz", SCRIPT),
     "/docs/swagger-ui.css": File("swagger-ui.css.gz", STYLE),
+    "/docs/pages.css": File("pages.css", STYLE),
     "/redoc": File("redoc.html", HTML),
     "/docs/redoc.standalone.js": File("redoc.standalone.js.gz", SCRIPT),
 }

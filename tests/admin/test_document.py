@@ -80,6 +80,7 @@ def test_pages_show_it_with_nothing_from_elsewhere(office: Office, page: str) ->
         assert not source.startswith(("http", "/")), "also below a proxy's prefix"
         plain = client.get(f"{url}/{source}")
         assert plain.status_code == 200, source
+        assert not re.search(r"""src[:=] ?["']https?:""", plain.text), source
         packed = client.get(f"{url}/{source}", headers={"accept-encoding": "gzip"})
         assert packed.content == plain.content
         kept = FILES.get(f"/{source}")
