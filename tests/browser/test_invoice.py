@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from playwright.async_api import expect
+
 from llmgate.pricing import Price
 from llmgate.store import accounts, ledger
 from llmgate.types import Meters
@@ -29,6 +31,9 @@ LONG = "openrouter/anthropic/claude-sonnet-4.5-20250929:thinking"
 OCTOBER_MS = 1_727_776_800_000
 """2024-10-01T10:00Z."""
 
+PRINTED = 672
+"""CSS pixels: an A4 page between its margins."""
+
 
 def written(folder: Path) -> Path:
     """The invoice of a user with a long name, of models with long names, and of much use."""
@@ -52,3 +57,12 @@ def written(folder: Path) -> Path:
 async def test_an_invoice_is_read_on_any_screen(open_window: OpenWindow, tmp_path: Path) -> None:
     window = await open_window(written(tmp_path).as_uri())
     await window.go("", name="invoice", paper=True)
+
+
+async def test_an_invoice_is_printed_whole(open_window: OpenWindow, tmp_path: Path) -> None:
+    window = await open_window(written(tmp_path).as_uri(), viewport={"width": PRINTED, "height": 960})
+    await window.go("", look=False)
+    await window.page.emulate_media(media="print")
+    assert await window.wider() == []
+    await expect(window.page.get_by_role("columnheader", name="quantities")).to_be_visible()
+    await window.keep("invoice-printed")

@@ -53,7 +53,6 @@ WIDER = """() => {
   return [...document.body.querySelectorAll("*")].filter(one => one.getBoundingClientRect().right > width)
     .map(one => one.outerHTML.slice(0, 120));
 }"""
-"""What makes a page scroll sideways."""
 
 BACKGROUND = """() => [document.body, document.documentElement]
   .map(one => getComputedStyle(one).backgroundColor).find(color => color != "rgba(0, 0, 0, 0)") ?? ""
@@ -113,8 +112,8 @@ class Window:
         for view in [view for view in VIEWS if not paper or view.scheme == "light"]:
             await self.page.set_viewport_size({"width": view.width, "height": view.height})
             await self.page.emulate_media(color_scheme=view.scheme)
-            await self._keep(f"{name}-{view.name}")
-            assert await self.page.evaluate(WIDER) == [], f"{name} is wider than the screen: {view.name}"
+            await self.keep(f"{name}-{view.name}")
+            assert await self.wider() == [], f"{name} is wider than the screen: {view.name}"
             grounds[view.scheme] = await self.page.evaluate(BACKGROUND)
             if self._javascript:  # axe waits for timers, which such a page doesn't have
                 found |= {rule: f"{view.name}: {what}" for rule, what in await self._violations(repeated)}
@@ -130,7 +129,13 @@ class Window:
         mishaps, self.mishaps = self.mishaps, []
         assert not mishaps, "\n".join(mishaps)
 
-    async def _keep(self, name: str) -> None:
+    async def wider(self) -> list[str]:
+        """What makes the page scroll sideways."""
+        found: list[str] = await self.page.evaluate(WIDER)
+        return found
+
+    async def keep(self, name: str) -> None:
+        """Keep a screenshot, for people."""
         if folder := os.environ.get("LLMGATE_SCREENSHOTS"):
             await self.page.screenshot(path=Path(folder, f"{name}.png"), full_page=True)
 
