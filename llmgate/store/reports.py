@@ -5,8 +5,10 @@ Roll-ups know no hour and no tag, so what asks for these reads the usage rows of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
+from sqlite3 import Cursor
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -79,6 +81,11 @@ EACH = {
 
 def report(tx: Tx, by: Sequence[str], filters: dict[str, Any]) -> list[Row]:
     """One row per group: the grouping columns, then the sums of `EACH`. Without a grouping: one row of sums."""
+    return stream(tx, by, filters).fetchall()
+
+
+def stream(tx: Tx, by: Sequence[str], filters: dict[str, Any]) -> Cursor:
+    """`report`, one row after the other: there may be many."""
     wanted = _wanted(filters)
     rows = of_rows(by, filters)
     columns, each = {name: GROUPS[name] for name in by}, EACH
@@ -92,7 +99,35 @@ def report(tx: Tx, by: Sequence[str], filters: dict[str, Any]) -> list[Row]:
     order = [f'"{name}"' for name in by if name in IN_ORDER]
     order += ["charge_nano DESC", *(f'"{name}"' for name in by if name not in IN_ORDER)]
     grouped = f"GROUP BY {', '.join(str(number + 1) for number in range(len(by)))}" if by else ""
-    return tx.execute(f"SELECT {', '.join(selected)} {source} {grouped} ORDER BY {', '.join(order)}", wanted).fetchall()
+    return tx.execute(f"SELECT {', '.join(selected)} {source} {grouped} ORDER BY {', '.join(order)}", wanted)
+
+
+def by_day(tx: Tx, kept: Mapping[str, Sequence[str]], filters: dict[str, Any]) -> list[Row]:
+    """The sums of `EACH` for each day, and within it for the groups that are `kept` of each grouping: what these don't
+    name is one group, None. From roll-ups.
+
+    All groupings at once: reading the roll-ups is what takes long, and what is read together adds up to the same.
+    """
+    wanted = _wanted(filters)
+    names = {f"kept_{name}": json.dumps(groups) for name, groups in kept.items()}
+    columns = ["r.day AS day"] + [
+        f'CASE WHEN {GROUPS[name]} IN (SELECT value FROM json_each(:kept_{name})) THEN {GROUPS[name]} END AS "{name}"'
+        for name in kept
+    ]
+    selected = columns + [f"sum({sql}) AS {name}" for name, sql in EACH.items()]
+    return tx.execute(
+        f"""
+        SELECT {", ".join(selected)} {_from(tx, "rollups", list(kept), wanted)} {_where(wanted, False)}
+        GROUP BY {", ".join(str(place + 1) for place in range(len(columns)))}
+        """,
+        wanted | names,
+    ).fetchall()
+
+
+def days_of_use(tx: Tx) -> tuple[str, str] | None:
+    """The first and the last day of which anything is known to be used."""
+    first, last = tx.value("SELECT min(day) FROM rollups"), tx.value("SELECT max(day) FROM rollups")
+    return (first, last) if first is not None else None
 
 
 def _each_once(tx: Tx, by: Sequence[str], wanted: dict[str, Any]) -> str:

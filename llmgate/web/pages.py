@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from . import home, portal, signing_in
+from ..store.admins import Scope
+from . import home, portal, reports, signing_in, summing
 from .visits import Page, Who
 
 PAGES: tuple[Page, ...] = (
@@ -16,4 +17,7 @@ PAGES: tuple[Page, ...] = (
     Page("POST", "/sign-out/everywhere", Who.SIGNED_IN, signing_in.out_everywhere),
     # a user's own
     Page("GET", "/portal", Who.USER, portal.show, menu="Overview", overdue=True),
+    # admins'
+    Page("GET", "/reports", Scope.READ, reports.show, query=summing.Query, menu="Reports", wide=True),
+    Page("GET", "/reports/data", Scope.READ, reports.data, query=reports.DataQuery),
 )

@@ -236,6 +236,41 @@ def test_groups_and_filters_together(
     assert unordered(found(book, by, **filters)) == unordered(expected(kept, by))
 
 
+@settings(max_examples=60)
+@given(
+    kept=st.fixed_dictionaries(
+        {},
+        optional={
+            "user": st.lists(st.sampled_from([*USERS, "nobody"]), unique=True),
+            "team": st.lists(st.sampled_from(["ops", "dev", ""]), unique=True),
+            "model": st.lists(st.sampled_from(MODELS), unique=True),
+        },
+    ),
+    since=st.dates(date(2026, 12, 20), date(2027, 1, 10)).map(str),
+)
+def test_of_each_day_some_groups_are_kept_and_the_others_are_one(
+    history: tuple[Book, list[Request]], kept: dict[str, list[str]], since: str
+) -> None:
+    book, requests = history
+    groups: dict[tuple[Any, ...], list[Request]] = defaultdict(list)
+    for one in requests:
+        if one.day >= since:
+            values = {name: getattr(one, name) for name in kept}
+            groups[one.day, *(value if value in kept[name] else None for name, value in values.items())].append(one)
+    rows = [dict(row) for row in reports.by_day(book.tx, kept, {"since": since})]
+    assert unordered(rows) == unordered(
+        [dict(zip(("day", *kept), group, strict=True)) | summed(members) for group, members in groups.items()]
+    )
+    assert [row["day"] for row in rows] == sorted(row["day"] for row in rows)
+
+
+def test_the_days_of_use_are_the_first_and_the_last(history: tuple[Book, list[Request]], book: Book) -> None:
+    used, requests = history
+    days = [one.day for one in requests]
+    assert reports.days_of_use(used.tx) == (min(days), max(days))
+    assert reports.days_of_use(book.tx) is None
+
+
 def test_a_key_is_also_named_by_its_id(history: tuple[Book, list[Request]]) -> None:
     book, requests = history
     key_id = keys.key_row(book.tx, "bob/laptop")["id"]
