@@ -49,6 +49,7 @@ class Paged(Sent, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class UsersOf(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
     team: Name | None = None
+    search: Annotated[str, Meta(max_length=256, description="Part of the name or the e-mail")] | None = None
 
 
 class KeysOf(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):

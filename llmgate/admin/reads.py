@@ -42,7 +42,12 @@ def users(tx: Tx, call: Call) -> Page[answers.User]:
     team = call.query.team
     if team is not None:
         accounts.team_row(tx, team)
-    rows = [row for row in accounts.list_users(tx) if team in (None, row["team"])]
+    sought = (call.query.search or "").lower()
+    rows = [
+        row
+        for row in accounts.list_users(tx)
+        if team in (None, row["team"]) and sought in f"{row['name']} {row['email'] or ''}".lower()
+    ]
     return sliced(call.query, rows, lambda row: answers.User(**answers.user(row)), lambda row: [row["name"]])
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from ..admin import bodies
 from ..store.admins import Scope
 from . import home, portal, reports, signing_in, summing
+from .console import keys, money, people, watching
 from .visits import Page, Who
+
+READ, KEYS, CREDITS = Scope.READ, Scope.KEYS, Scope.CREDITS
+
+ADMIN = "/admin/pages"
+USER, TEAM, KEY = f"{ADMIN}/users/{{user}}", f"{ADMIN}/teams/{{team}}", f"{ADMIN}/keys/{{key}}"
+ACCOUNT, LIMITS = f"{ADMIN}/credits/{{account}}", f"{ADMIN}/limits/{{target}}"
 
 PAGES: tuple[Page, ...] = (
     Page("GET", "/", Who.EVERYBODY, home.show),
@@ -15,9 +23,63 @@ PAGES: tuple[Page, ...] = (
     Page("POST", "/sign-in/link", Who.EVERYBODY, signing_in.by_link, form=signing_in.Token),
     Page("POST", "/sign-out", Who.SIGNED_IN, signing_in.out),
     Page("POST", "/sign-out/everywhere", Who.SIGNED_IN, signing_in.out_everywhere),
+    # admins'
+    Page("GET", "/admin", READ, watching.overview, menu="Overview", wide=True),
+    Page("GET", "/reports", READ, reports.show, query=summing.Query, menu="Reports", wide=True),
+    Page("GET", "/reports/data", READ, reports.data, query=reports.DataQuery),
+    Page("GET", f"{ADMIN}/users", READ, people.users, query=bodies.UsersOf, menu="Users", wide=True),
+    Page(
+        *("POST", f"{ADMIN}/users", KEYS, people.add_user),
+        form=bodies.NewUser,
+        query=bodies.UsersOf,
+        again=people.users,
+        wide=True,
+    ),
+    Page("GET", USER, READ, people.user, overdue=True, wide=True),
+    Page("POST", USER, KEYS, people.set_user, form=people.UserForm, again=people.user, wide=True),
+    Page("POST", f"{USER}/disable", KEYS, people.disable_user),
+    Page("POST", f"{USER}/enable", KEYS, people.enable_user),
+    Page("GET", f"{ADMIN}/teams", READ, people.teams, query=bodies.Paged, menu="Teams", wide=True),
+    Page(
+        *("POST", f"{ADMIN}/teams", KEYS, people.add_team),
+        form=bodies.NewTeam,
+        query=bodies.Paged,
+        again=people.teams,
+        wide=True,
+    ),
+    Page("GET", TEAM, READ, people.team, overdue=True, wide=True),
+    Page("POST", TEAM, KEYS, people.set_team, form=people.TeamForm, again=people.team, wide=True),
+    Page("GET", f"{ADMIN}/keys", READ, keys.listing, query=bodies.KeysOf, menu="Keys", wide=True),
+    Page(
+        *("POST", f"{ADMIN}/keys", KEYS, keys.add),
+        form=keys.NewKeyForm,
+        query=bodies.KeysOf,
+        again=keys.listing,
+        wide=True,
+    ),
+    Page("GET", KEY, READ, keys.show, wide=True),
+    Page("POST", KEY, KEYS, keys.change, form=keys.KeyForm, again=keys.show, wide=True),
+    Page("POST", f"{KEY}/rotate", KEYS, keys.rotate, form=keys.RotationForm, again=keys.show, wide=True),
+    Page("POST", f"{KEY}/revoke", KEYS, keys.revoke),
+    Page("POST", f"{KEY}/disable", KEYS, keys.disable),
+    Page("POST", f"{KEY}/enable", KEYS, keys.enable),
+    Page("GET", f"{ADMIN}/credits", READ, money.credits, query=bodies.Paged, menu="Credits", overdue=True, wide=True),
+    Page("GET", ACCOUNT, READ, money.account, query=bodies.Paged, overdue=True, wide=True),
+    Page(
+        *("POST", ACCOUNT, CREDITS, money.add_credits),
+        form=money.CreditsForm,
+        query=bodies.Paged,
+        again=money.account,
+        wide=True,
+    ),
+    Page("GET", f"{ADMIN}/limits", READ, money.limits, query=money.Target, menu="Limits", wide=True),
+    Page("GET", LIMITS, READ, money.limits_of, wide=True),
+    Page("POST", LIMITS, KEYS, money.put_limits, form=money.LimitsForm, again=money.limits_of, wide=True),
+    Page("GET", f"{ADMIN}/usage", READ, watching.usage, query=bodies.UsageOf, menu="Usage", wide=True),
+    Page("GET", f"{ADMIN}/models", READ, watching.models, query=bodies.Searched, menu="Models", wide=True),
+    Page("GET", f"{ADMIN}/plans", READ, watching.plans, query=bodies.Paged, menu="Plans", wide=True),
+    Page("GET", f"{ADMIN}/events", READ, watching.events, query=bodies.Since, menu="Events", wide=True),
+    Page("GET", f"{ADMIN}/audit", READ, watching.acts, query=bodies.Since, menu="Audit", wide=True),
     # a user's own
     Page("GET", "/portal", Who.USER, portal.show, menu="Overview", overdue=True),
-    # admins'
-    Page("GET", "/reports", Scope.READ, reports.show, query=summing.Query, menu="Reports", wide=True),
-    Page("GET", "/reports/data", Scope.READ, reports.data, query=reports.DataQuery),
 )

@@ -6,10 +6,13 @@ import gzip
 import hashlib
 import re
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
+from urllib.parse import urlencode
 
 import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
@@ -17,8 +20,10 @@ from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from .. import __version__, clock
+from ..admin.answers import Limit
 from ..admin.desk import etag
-from ..money import dollars
+from ..money import dollars, to_nano
+from ..store.admins import Scope
 from .visits import Page, Shown, Visit
 
 SMALL = 1000
@@ -51,6 +56,9 @@ def _environment() -> Environment:
     )
     made.filters |= {
         "money": dollars,
+        "usd": _usd,
+        "at": _at,
+        "percent": percent,
         "number": number,
         "words": words,
         "date": _date,
@@ -59,6 +67,9 @@ def _environment() -> Environment:
     }
     made.globals |= {
         "static": static_url,
+        "Scope": Scope,
+        "options": options,
+        "further": _further,
         "hidden": _hidden,
         "version": version,
         "program": f"llmgate {__version__}",
@@ -103,6 +114,40 @@ def _when(context: Context, ms: int | None) -> Markup:
     said = f"{_moment(context, ms):%Y-%m-%d %H:%M}"
     element = Markup('<time datetime="{}" title="{} {}">{}</time>')
     return element.format(clock.rfc3339(ms), said, context["visit"].zone.key, said)
+
+
+@pass_context
+def _at(context: Context, time: str, *, date: bool = False) -> Markup | str:
+    """A time as the API tells it, as `when` shows one; or its day."""
+    ms = clock.instant_ms(time)
+    return _date(context, ms) if date else _when(context, ms)
+
+
+def _usd(amount: str) -> str:
+    """An amount as the API tells it, as `money` shows one."""
+    nano = to_nano(amount.removeprefix("-"))
+    return dollars(-nano if amount.startswith("-") else nano)
+
+
+def percent(limit: Limit) -> int:
+    """How much of a limit is used up, with what requests in flight hold of it: 0 to 100, and 100 only for all of it."""
+    used, held, left = (Decimal(figure) for figure in (limit.used, limit.held, limit.remaining))
+    return int(100 * (used + held) / (used + held + left)) if used + held else 0
+
+
+def options(names: Sequence[str], none: str, *more: str | None) -> list[tuple[str, str]]:
+    """What `choice` offers: none, each name, and what there is already even if nobody can choose it any more."""
+    every = dict.fromkeys([*names, *(one for one in more if one)])
+    return [("", none), *((name, name) for name in every)]
+
+
+@pass_context
+def _further(context: Context, cursor: str) -> str:
+    """The query of the next page."""
+    query = context["visit"].query
+    asked = {name: getattr(query, name) for name in query.__struct_fields__}
+    said = {name: "true" if value is True else value for name, value in asked.items() if value}
+    return urlencode(said | {"cursor": cursor}, doseq=True)
 
 
 @pass_context
