@@ -178,6 +178,12 @@ class _Protocol(ResponseHandler):
         self._answered = True
         super().data_received(data)
 
+    def resume_reading(self, *args: Any, **kwargs: Any) -> None:
+        """aiohttp calls it for each piece that is taken, and then looks for more to parse: there is none unless reading
+        was paused."""
+        if self._reading_paused:
+            super().resume_reading(*args, **kwargs)
+
     def set_exception(self, exc: BaseException, *cause: Any) -> None:
         lost = isinstance(exc, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
         if lost and self._uses > 1 and not self._answered:

@@ -71,7 +71,8 @@ class SseReader:
         self._held = bytearray()
         self._given_up = False
         self._plain = False
-        """The quick way may be taken: the first event is out, so no BOM can follow, and parsing wasn't given up."""
+        """The quick way may be taken: something came, and it doesn't begin with a BOM or that is past; and parsing wasn't
+        given up."""
 
     @property
     def pending(self) -> bytes:
@@ -91,6 +92,8 @@ class SseReader:
             else:
                 held += data
                 return []
+        elif not self._plain and data and not self._given_up:
+            self._plain = data[0] != BOM[0]
         if not self._plain or CR in data or len(data) > self._max_event:
             return self._cut(data)
         return self._cut_plain(data)
