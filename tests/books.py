@@ -222,9 +222,11 @@ class Book:
             return holds.place(tx, claim, POLICY)
 
     def settle(self, hold: Hold | int, meters: Meters | None = None, **fields: Any) -> Settled:
+        """A `Hold` as the daemon does it, which has the row still; its id as whoever finds it."""
         outcome = self.outcome(meters if meters is not None else Meters(input=10, output=5, calls=1), **fields)
+        number, row = (hold, None) if isinstance(hold, int) else (hold.id, hold.row)
         with self.write() as tx:
-            return holds.settle(tx, hold if isinstance(hold, int) else hold.id, outcome, POLICY)
+            return holds.settle(tx, number, outcome, POLICY, placed=row)
 
     def release(self, hold: Hold | int) -> None:
         with self.write() as tx:

@@ -6,7 +6,6 @@ import asyncio
 import ipaddress
 import logging
 import re
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
@@ -21,7 +20,7 @@ from .http import Receive, Scope, Send, header, names_connections, own_headers, 
 from .models import Offer
 from .own import OWN
 from .paths import dialect_of
-from .pipeline import Gateway, refuse
+from .pipeline import Gateway, new_request_id, refuse
 
 log = logging.getLogger("llmgate.server")
 
@@ -85,12 +84,12 @@ class App:
         except LlmgateError as error:
             with_body = scope["method"] not in ("GET", "HEAD")
             close = with_body and names_connections(scope)
-            await refuse(send, dialect_of(scope), error, _request_id(), close=close)
+            await refuse(send, dialect_of(scope), error, new_request_id(), close=close)
         except Exception:
             # Nothing of it reaches the client; the log has all of it.
             log.exception("a request failed inside the gateway")
             try:
-                await refuse(send, dialect_of(scope), Failure("the gateway failed: its log says why"), _request_id())
+                await refuse(send, dialect_of(scope), Failure("the gateway failed: its log says why"), new_request_id())
             except Exception:
                 log.debug("the answer had begun already")
 
@@ -133,7 +132,7 @@ class App:
             self._door.admin(scope)
         serving = await asyncio.to_thread(workers.living, gateway.database.path)
         told = await gateway.reader.run(lambda tx: metrics.text(tx, serving))
-        headers = [(b"content-type", metrics.CONTENT_TYPE), *own_headers(_request_id())[1:]]
+        headers = [(b"content-type", metrics.CONTENT_TYPE), *own_headers(new_request_id())[1:]]
         await respond(send, 200, headers, told)
 
     def _unready(self) -> str | None:
@@ -167,11 +166,7 @@ def _allow(scope: Scope, *methods: str) -> None:
 
 
 async def _reply(send: Send, answer: dict[str, Any], status: int = 200) -> None:
-    await respond(send, status, own_headers(_request_id()), msgspec.json.encode(answer))
-
-
-def _request_id() -> str:
-    return f"req_{secrets.token_hex(12)}"
+    await respond(send, status, own_headers(new_request_id()), msgspec.json.encode(answer))
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from zoneinfo import ZoneInfo
 from ..clock import day_of
 from ..errors import StorageError, reason
 from . import schema
+from .tally import Tally
 
 APPLICATION_ID = 0x6C6C6D67
 """Written into the file's header ("llmg"): tells our databases from any other SQLite file."""
@@ -40,13 +41,23 @@ T = TypeVar("T")
 class Tx:
     """One transaction: a connection, the moment it happens at, and who acts."""
 
-    __slots__ = ("_zone", "actor", "conn", "execute", "kept", "now_ms")
+    __slots__ = ("_gathers", "_zone", "actor", "apart", "conn", "kept", "now_ms", "tally")
 
     def __init__(
-        self, conn: sqlite3.Connection, now_ms: int, actor: str, kept: dict[Hashable, Any] | None = None
+        self,
+        conn: sqlite3.Connection,
+        now_ms: int,
+        actor: str,
+        kept: dict[Hashable, Any] | None = None,
+        *,
+        gathers: bool = False,
     ) -> None:
+        """`gathers`: whoever commits it writes its tally before."""
         self.conn = conn
-        self.execute: Callable[..., sqlite3.Cursor] = conn.execute
+        self.apart: Callable[..., sqlite3.Cursor] = conn.execute
+        """`execute` for statements about none of the tables that a tally is about."""
+        self.tally = Tally(conn)
+        self._gathers = gathers
         self.now_ms = now_ms
         self.actor = actor
         self.kept = kept
@@ -66,6 +77,17 @@ class Tx:
     def day(self) -> str:
         """The day that it is."""
         return _day(self.now_ms // 60_000, self.zone)
+
+    def execute(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
+        """Run a statement, which sees all that was done before."""
+        if self.tally.open:
+            self.tally.write()
+        return self.conn.execute(sql, values)
+
+    def tallied(self) -> None:
+        """Something was added to the tally: it is written now, unless it is written with what comes after it."""
+        if not self._gathers:
+            self.tally.write()
 
     def one(self, sql: str, *values: Any) -> Row | None:
         row: Row | None = self.execute(sql, values).fetchone()

@@ -77,8 +77,7 @@ class Group:
             if not all(isinstance(work, Steady) for work in works):
                 self._kept.clear()
                 kept = None
-            tx = Tx(self._conn, now_ms(), self._actor, kept)
-            results = self._together(tx, works)
+            results = self._together(Tx(self._conn, now_ms(), self._actor, kept, gathers=True), works)
             if results is None:
                 self._conn.execute("ROLLBACK")
                 self._kept.clear()
@@ -100,16 +99,23 @@ class Group:
     def _together(self, tx: Tx, works: Sequence[Work]) -> list[Any] | None:
         """Do all of them; None where one has failed after it wrote something."""
         results: list[Any] = []
+        tally = tx.tally
         for work in works:
-            written = self._conn.total_changes
+            written = self._conn.total_changes - tally.changes, tally.moves
             try:
                 results.append(work(tx))
             except Exception as error:
                 if self._is_trouble(error):
                     raise
-                if self._conn.total_changes != written:
+                if (self._conn.total_changes - tally.changes, tally.moves) != written:
                     return None
                 results.append(error)
+        try:
+            tally.write()
+        except Exception as error:
+            if self._is_trouble(error):
+                raise
+            return None  # somebody's sum is beyond all measure: then it is seen whose
         return results
 
     def known(self, name: Hashable) -> Any:

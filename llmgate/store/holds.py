@@ -14,6 +14,8 @@ Invariants, and why they hold:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,13 @@ from ..money import dollars
 from ..overage import charged, covered
 from ..plans import NONE, Plan, Policy
 from ..pricing import amount
-from ..types import METERS, Billing, CostSource, Meters, Source, Status
+from ..types import METERS, CostSource, Meters, Source, Status
 from . import events, keys, ledger, limits, objects, overage, prices, workers
 from .admission import Claim, Grant, admit
 from .db import Row, Tx
 from .keys import Caller
 from .prices import Snapshot
+from .tally import ROLLUP_KEY, RollupKey
 
 LAST_USED_EVERY_MS = 60_000
 """A key's last use is noted at most this often: it isn't worth a write per request."""
@@ -40,6 +43,8 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     claim: Claim
     grant: Grant
     placed_ms: int
+    row: dict[str, Any]
+    """As it was written. Nobody changes it, unless it draws on a plan's included tokens: then others may raise it."""
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +130,6 @@ def place(tx: Tx, claim: Claim, policy: Policy = NONE) -> Hold:
             tx.kept.clear()
         grant = decide(tx, claim, policy)
         caller = grant.caller
-    plain = set(claim.names) == {claim.model, f"{claim.upstream}/{claim.upstream_model}"}
     pool = grant.pool
     row: dict[str, Any] = {
         "request_id": claim.request_id,
@@ -140,16 +144,16 @@ def place(tx: Tx, claim: Claim, policy: Policy = NONE) -> Hold:
         "upstream_model": claim.upstream_model,
         "format": claim.format,
         "endpoint": claim.endpoint,
-        "streamed": claim.streamed,
+        "streamed": int(claim.streamed),
         "amount_nano": grant.amount_nano,
-        "bounded": grant.bounded,
+        "bounded": int(grant.bounded),
         "input_estimate": claim.quote.input_estimate,
         "input_hold": grant.amounts.input_tokens,
         "output_hold": grant.amounts.output_tokens,
-        "names": None if plain else msgspec.json.encode(claim.names).decode(),
+        "names": _told_names(claim.names, claim.model, claim.upstream, claim.upstream_model),
         "cost_price_id": claim.cost.id,
         "charge_price_id": claim.charge.id if claim.charge else None,
-        "cost_source": claim.cost_source,
+        "cost_source": claim.cost_source.value,
         "tags": _tags(caller.tags, claim.tags),
         "day": tx.day,
         "placed_ms": tx.now_ms,
@@ -159,28 +163,40 @@ def place(tx: Tx, claim: Claim, policy: Policy = NONE) -> Hold:
         "bound_tokens": grant.bound_tokens if pool else None,
         "overage_held_nano": pool.own(grant.bound_tokens) if pool else 0,
     }
-    cursor = tx.execute(_INSERT_HOLD, list(row.values()))
-    tx.execute("UPDATE accounts SET held_nano = held_nano + ? WHERE id = ?", (grant.amount_nano, caller.account_id))
+    hold_id = _insert(tx, "holds", row)
+    row["id"] = hold_id
+    tx.tally.move(caller.account_id, 0, grant.amount_nano)
+    tx.tallied()
     limits.hold(tx, grant.standings, row, policy.alert_at)
     if pool is not None:
         overage.raise_others(tx, pool, grant.bound_tokens)
     if tx.now_ms - caller.last_used_ms >= LAST_USED_EVERY_MS:
-        tx.execute("UPDATE keys SET last_used_ms = ? WHERE id = ?", (tx.now_ms, caller.key_id))
+        tx.apart("UPDATE keys SET last_used_ms = ? WHERE id = ?", (tx.now_ms, caller.key_id))
         if tx.kept is not None:
             tx.kept.pop(claim.key_hash, None)
-    assert cursor.lastrowid is not None
-    return Hold(id=cursor.lastrowid, claim=claim, grant=grant, placed_ms=tx.now_ms)
+    return Hold(id=hold_id, claim=claim, grant=grant, placed_ms=tx.now_ms, row=row)
 
 
-_HOLD_COLUMNS = (
-    *("request_id", "worker_id", "account_id", "user_id", "team_id", "key_id", "plan", "model", "upstream"),
-    *("upstream_model", "format", "endpoint", "streamed", "amount_nano", "bounded", "input_estimate", "input_hold"),
-    *("output_hold", "names", "cost_price_id", "charge_price_id", "cost_source", "tags", "day", "placed_ms"),
-    *("quota_tokens", "quota_glob", "overage_nano", "bound_tokens", "overage_held_nano"),
-)
-_HOLD = ("id", *_HOLD_COLUMNS)
-_TAKE_HOLD = f"DELETE FROM holds WHERE id = ? RETURNING {', '.join(_HOLD)}"
-_INSERT_HOLD = f"INSERT INTO holds ({', '.join(_HOLD_COLUMNS)}) VALUES ({', '.join('?' for _ in _HOLD_COLUMNS)})"
+@lru_cache(maxsize=4096)
+def _told_names(names: tuple[str, ...], model: str, upstream: str, upstream_model: str) -> str | None:
+    """All names that a model goes by, as JSON; None where they follow from the row."""
+    return None if set(names) == {model, f"{upstream}/{upstream_model}"} else msgspec.json.encode(names).decode()
+
+
+def _insert(tx: Tx, table: str, row: Mapping[str, Any]) -> int:
+    """Write a row of holds or of usage. Returns its id.
+
+    What is null isn't named: of all columns' values that one takes SQLite's interface the longest to take.
+    """
+    given = {name: value for name, value in row.items() if value is not None}
+    number = tx.apart(_insertion(table, tuple(given)), tuple(given.values())).lastrowid
+    assert number is not None
+    return number
+
+
+@lru_cache(maxsize=1024)
+def _insertion(table: str, names: tuple[str, ...]) -> str:
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' for _ in names)})"
 
 
 def _tags(of_key: dict[str, str], of_request: dict[str, str]) -> str:
@@ -199,16 +215,24 @@ def release(tx: Tx, hold_id: int) -> None:
         events.record(tx, "corrected", ("user", str(gone["user_id"])), f"usage {hold_id}: released", message)
         return
     tx.execute("DELETE FROM holds WHERE id = ?", (hold_id,))
-    tx.execute("UPDATE accounts SET held_nano = held_nano - ? WHERE id = ?", (row["amount_nano"], row["account_id"]))
+    tx.tally.move(row["account_id"], 0, -row["amount_nano"])
+    tx.tallied()
     limits.release(tx, dict(row))
 
 
-def settle(tx: Tx, hold_id: int, outcome: Outcome, policy: Policy = NONE) -> Settled:
-    """Turn a hold into its usage row, and charge it. Settling again corrects the row that is there."""
-    found = tx.execute(_TAKE_HOLD, (hold_id,)).fetchone()
-    if found is None:
+def settle(
+    tx: Tx, hold_id: int, outcome: Outcome, policy: Policy = NONE, *, placed: Mapping[str, Any] | None = None
+) -> Settled:
+    """Turn a hold into its usage row, and charge it. Settling again corrects the row that is there. `placed`: the
+    hold's row, where the caller still has it from `place`: it isn't read again, unless others may have raised it.
+    """
+    if placed is not None and placed["bound_tokens"] is None:
+        hold = placed if tx.apart("DELETE FROM holds WHERE id = ?", (hold_id,)).rowcount else None
+    else:
+        taken = tx.apart("DELETE FROM holds WHERE id = ? RETURNING *", (hold_id,)).fetchone()
+        hold = dict(taken) if taken is not None else None
+    if hold is None:
         return _correct(tx, hold_id, outcome, policy)
-    hold = dict(zip(_HOLD, found, strict=True))
     limits.release(tx, hold)
     row = {name: hold[held_as] for name, held_as in _CARRIED_FROM}
     return _write(tx, row, hold["amount_nano"], outcome, policy, hold)
@@ -243,11 +267,12 @@ def _withdraw(tx: Tx, usage_id: int) -> tuple[dict[str, Any], tuple[str, int]]:
     row = tx.one("SELECT * FROM usage WHERE id = ?", usage_id)
     if row is None:
         raise AssertionError(f"hold {usage_id} was neither found nor ever settled")
-    tx.execute(
-        "UPDATE accounts SET balance_nano = balance_nano + ? WHERE id = ?", (row["charge_nano"], row["account_id"])
-    )
-    _roll_up(tx, dict(row), -1)
-    limits.book(tx, dict(row), -1)
+    meters = Meters(*(row[name] for name in METERS))
+    tx.tally.move(row["account_id"], row["charge_nano"], 0)
+    _roll_up(tx, dict(row), meters, -1)
+    tx.tallied()
+    tx.execute(_DROP_EMPTY, _rollup_key(dict(row)))
+    limits.book(tx, dict(row), meters, -1)
     # It may have used up credits that have expired since: they are looked at again.
     tx.execute(
         "UPDATE accounts SET expires_next_ms = (SELECT min(expires_ms) FROM entries WHERE account_id = accounts.id) "
@@ -263,25 +288,8 @@ def _withdraw(tx: Tx, usage_id: int) -> tuple[dict[str, Any], tuple[str, int]]:
     return carried, (row["status"], row["charge_nano"])
 
 
-_COLUMNS = (
-    *(name for name in _CARRIED if name != "tags"),
-    *("upstream", "upstream_model", "status", "source", "http_status", *METERS, "cost_nano", "charge_nano"),
-    *(
-        "quota_used",
-        "wasted_nano",
-        "cost_source",
-        "cost_price_id",
-        "charge_price_id",
-        "overrun",
-        "duration_ms",
-        "ttft_ms",
-    ),
-)
-_INSERT_USAGE = f"INSERT INTO usage ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' for _ in _COLUMNS)})"
-
-
 def _write(
-    tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome, policy: Policy, hold: dict[str, Any] | None = None
+    tx: Tx, row: dict[str, Any], held_nano: int, outcome: Outcome, policy: Policy, hold: Mapping[str, Any] | None = None
 ) -> Settled:
     cost, cost_source = _cost(outcome)
     terms = overage.terms_of(row)
@@ -291,45 +299,47 @@ def _write(
         used = covered(terms, used, tokens, hold["bound_tokens"], hold["overage_held_nano"])
     own = outcome.charge.price if outcome.charge else None
     charge = charged(outcome.meters, cost, outcome.cost.price, own, terms, used)
+    tags = row.pop("tags")
     row |= {
         "quota_used": used if terms else None,
         "upstream": outcome.upstream,
         "upstream_model": outcome.upstream_model,
-        "status": outcome.status,
-        "source": outcome.source,
+        "status": outcome.status.value,
+        "source": outcome.source.value,
         "http_status": outcome.http_status,
         "cost_nano": cost,
         "charge_nano": charge,
         "wasted_nano": _write_attempts(tx, row["id"], outcome.attempts),
-        "cost_source": cost_source,
+        "cost_source": cost_source.value,
         "cost_price_id": outcome.cost.id,
         "charge_price_id": outcome.charge.id if outcome.charge else None,
-        "overrun": bool(row["bounded"]) and charge > row["hold_nano"],
+        "overrun": int(row["bounded"] and charge > row["hold_nano"]),
         "duration_ms": outcome.duration_ms,
         "ttft_ms": outcome.ttft_ms,
-        **msgspec.structs.asdict(outcome.meters),
+        **{
+            name: number for name, number in zip(METERS, msgspec.structs.astuple(outcome.meters), strict=True) if number
+        },
     }
-    tx.execute(_INSERT_USAGE, [row[name] for name in _COLUMNS])
-    if row["tags"] != "{}":
+    _insert(tx, "usage", row)
+    if tags != "{}":
         tx.conn.executemany(
             "INSERT INTO usage_tags (usage_id, name, value) VALUES (?, ?, ?)",
-            [(row["id"], name, value) for name, value in msgspec.json.decode(row["tags"]).items()],
+            [(row["id"], name, value) for name, value in msgspec.json.decode(tags).items()],
         )
     if outcome.made:
         objects.note(tx, outcome.made, row)
-    _roll_up(tx, row, 1)
-    limits.book(tx, row, 1, policy.alert_at)
-    account = tx.execute(
-        "UPDATE accounts SET balance_nano = balance_nano - ?, held_nano = held_nano - ? WHERE id = ? "
-        "RETURNING balance_nano, billing, kind",
-        (charge, held_nano, row["account_id"]),
-    ).fetchone()
-    balance: int = account["balance_nano"]
-    if account["billing"] == Billing.PREPAID:
+    _roll_up(tx, row, outcome.meters, 1)
+    money = tx.tally.move(row["account_id"], -charge, -held_nano)
+    balance, prepaid = money.balance_nano, money.prepaid
+    tx.tallied()
+    limits.book(tx, row, outcome.meters, 1, policy.alert_at)
+    if prepaid:
         for threshold in policy.low_balance:
             if balance < threshold <= balance + charge:
                 ledger.tell_low(tx, row["account_id"], threshold)
-    return Settled(usage_id=row["id"], cost_nano=cost, charge_nano=charge, balance_nano=balance, overrun=row["overrun"])
+    return Settled(
+        usage_id=row["id"], cost_nano=cost, charge_nano=charge, balance_nano=balance, overrun=bool(row["overrun"])
+    )
 
 
 def _cost(what: Outcome | Attempt) -> tuple[int, CostSource]:
@@ -358,27 +368,32 @@ def _write_attempts(tx: Tx, usage_id: int, attempts: tuple[Attempt, ...]) -> int
     return wasted
 
 
-ROLLUP_KEY = ("day", "account_id", "user_id", "team_id", "key_id", "plan", "model", "upstream")
-ROLLUP_SUMS = ("requests", "errors", *METERS, "cost_nano", "charge_nano", "wasted_nano")
-
-_ROLL_UP = f"""
-INSERT INTO rollups ({", ".join((*ROLLUP_KEY, *ROLLUP_SUMS))})
-VALUES ({", ".join("?" for _ in (*ROLLUP_KEY, *ROLLUP_SUMS))})
-ON CONFLICT ({", ".join(ROLLUP_KEY)}) DO UPDATE SET
-{", ".join(f"{name} = {name} + excluded.{name}" for name in ROLLUP_SUMS)}
-"""
 _DROP_EMPTY = f"""
 DELETE FROM rollups WHERE {" AND ".join(f"{name} = ?" for name in ROLLUP_KEY)} AND requests = 0 AND NOT sealed
 """
 
 
-def _roll_up(tx: Tx, row: dict[str, Any], sign: int) -> None:
+def _rollup_key(row: dict[str, Any]) -> RollupKey:
+    return (
+        *(row["day"], row["account_id"], row["user_id"], row["team_id"] or 0),
+        *(row["key_id"], row["plan"] or "", row["model"], row["upstream"]),
+    )
+
+
+def _roll_up(tx: Tx, row: dict[str, Any], meters: Meters, sign: int) -> None:
     """Add a usage row to its day's sums, or take it out of them."""
-    sums = {**row, "requests": 1, "errors": int(row["status"] == Status.ERROR)}
-    key = [row[name] if row[name] is not None else (0 if name == "team_id" else "") for name in ROLLUP_KEY]
-    tx.execute(_ROLL_UP, [*key, *(sign * sums[name] for name in ROLLUP_SUMS)])
-    if sign < 0:
-        tx.execute(_DROP_EMPTY, key)
+    sums = [
+        ("requests", sign),
+        ("errors", sign * (row["status"] == Status.ERROR)),
+        ("cost_nano", sign * row["cost_nano"]),
+        ("charge_nano", sign * row["charge_nano"]),
+    ]
+    if row["wasted_nano"]:
+        sums.append(("wasted_nano", sign * row["wasted_nano"]))
+    for name, number in zip(METERS, msgspec.structs.astuple(meters), strict=True):
+        if number:
+            sums.append((name, sign * number))
+    tx.tally.roll_up(_rollup_key(row), sums)
 
 
 class Recovered(msgspec.Struct, frozen=True):

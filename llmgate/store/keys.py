@@ -348,14 +348,11 @@ def known(kept: Callable[[Hashable], Any], key_hash: bytes, now_ms: int) -> Call
 
 def _as_of_now(tx: Tx, known: Caller) -> Caller:
     """A caller that is known, with the money of its account as it is in this transaction."""
-    billing, balance, held, expires_next = tx.execute(_MONEY, (known.account_id,)).fetchone()
+    money = tx.tally.money(known.account_id)
     return msgspec.structs.replace(
         known,
-        prepaid=billing == "prepaid",
-        balance_nano=balance,
-        held_nano=held,
-        expires_next_ms=expires_next,
+        prepaid=money.prepaid,
+        balance_nano=money.balance_nano,
+        held_nano=money.held_nano,
+        expires_next_ms=money.expires_next_ms,
     )
-
-
-_MONEY = "SELECT billing, balance_nano, held_nano, expires_next_ms FROM accounts WHERE id = ?"

@@ -16,7 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ from ..errors import Refusal
 from ..limits import Limit, Span, Unit, Window, applying, parse, quantity, span
 from ..money import usd
 from ..plans import Plan, Policy
-from ..types import METERS, Meters
+from ..types import Meters
 from . import accounts, audit, events, keys
 from .db import Row, Tx
 from .keys import Caller
@@ -186,7 +186,7 @@ def _standing(tx: Tx, limit: Limit, subject: Subject, source: str, counter: Row 
 # ── the counters move ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def hold(tx: Tx, found: Iterable[Standing], row: dict[str, Any], alert_at: Sequence[int] = ()) -> None:
+def hold(tx: Tx, found: Iterable[Standing], row: Mapping[str, Any], alert_at: Sequence[int] = ()) -> None:
     """A hold of this row is placed. Counters that are new, or whose window has changed, begin by what the facts say."""
     for standing in found:
         if standing.fresh:
@@ -210,14 +210,13 @@ def hold(tx: Tx, found: Iterable[Standing], row: dict[str, Any], alert_at: Seque
     _move_held(tx, row, 1)
 
 
-def release(tx: Tx, row: dict[str, Any]) -> None:
+def release(tx: Tx, row: Mapping[str, Any]) -> None:
     """A hold of this row is no more."""
     _move_held(tx, row, -1)
 
 
-def book(tx: Tx, row: dict[str, Any], sign: int, alert_at: Sequence[int] = ()) -> None:
+def book(tx: Tx, row: Mapping[str, Any], meters: Meters, sign: int, alert_at: Sequence[int] = ()) -> None:
     """A usage row counts (1), or counts no more (-1). Crossing one of the percentages `alert_at` is told once."""
-    meters = _meters(row)
     for counter, limit in _touched(tx, row, row["time_ms"]):
         amount = sign * quantity(limit.unit, meters, row["charge_nano"])
         tx.execute("UPDATE counters SET used = used + ? WHERE id = ?", (amount, counter["id"]))
@@ -239,13 +238,13 @@ def _alert_passed(tx: Tx, standing: Standing, alert_at: Sequence[int]) -> None:
             _alert(tx, standing.subject, standing.limit, standing.span, percent)
 
 
-def _move_held(tx: Tx, row: dict[str, Any], sign: int) -> None:
+def _move_held(tx: Tx, row: Mapping[str, Any], sign: int) -> None:
     held = _amounts(row)
     for counter, limit in _touched(tx, row, row["placed_ms"]):
         tx.execute("UPDATE counters SET held = held + ? WHERE id = ?", (sign * held.of(limit.unit), counter["id"]))
 
 
-def _touched(tx: Tx, row: dict[str, Any], at_ms: int) -> Iterator[tuple[Row, Limit]]:
+def _touched(tx: Tx, row: Mapping[str, Any], at_ms: int) -> Iterator[tuple[Row, Limit]]:
     """The counters that a request moves: all of its subjects' whose window it fell into and whose model it is."""
     for counter in _counters(tx, subjects(tx, row["key_id"], row["user_id"], row["team_id"])):
         limit, window = limit_of(counter), Span(counter["start_ms"], counter["end_ms"])
@@ -255,14 +254,14 @@ def _touched(tx: Tx, row: dict[str, Any], at_ms: int) -> Iterator[tuple[Row, Lim
             yield counter, limit
 
 
-def hold_more(tx: Tx, row: dict[str, Any], nano: int) -> None:
+def hold_more(tx: Tx, row: Mapping[str, Any], nano: int) -> None:
     """A hold of this row sets aside so much more of the budgets that it touches."""
     for counter, limit in _touched(tx, row, row["placed_ms"]):
         if limit.unit is Unit.USD:
             tx.execute("UPDATE counters SET held = held + ? WHERE id = ?", (nano, counter["id"]))
 
 
-def budgets(tx: Tx, row: dict[str, Any]) -> Iterator[tuple[tuple[int, int], int]]:
+def budgets(tx: Tx, row: Mapping[str, Any]) -> Iterator[tuple[tuple[int, int], int]]:
     """The limits in USD that a hold of this row touches: counter and window of each, and what it still carries there.
 
     A counter may tell of a later window than the one that the hold was placed in; what holds there is worked out.
@@ -441,10 +440,6 @@ def _typed(subject: Subject) -> str | int:
 
 def _amounts(row: Any) -> Amounts:
     return Amounts(row["input_hold"], row["output_hold"], row["amount_nano"])
-
-
-def _meters(row: Any) -> Meters:
-    return Meters(*(row[name] for name in METERS))
 
 
 def _counters(tx: Tx, whose: Collection[Subject]) -> list[Row]:

@@ -34,7 +34,7 @@ from ..names import check_name
 from ..types import METERS
 from . import audit, keys, ledger, limits, prices, prune
 from .db import Row, Tx, set_zone
-from .holds import ROLLUP_KEY, ROLLUP_SUMS
+from .tally import ROLLUP_KEY, ROLLUP_SUMS
 from .usage import ATTEMPT_FIELDS
 from .verify import derived
 from .verify import entries as of_entries

@@ -37,8 +37,8 @@ from ..errors import Refusal
 from ..limits import Window, span
 from . import audit, ledger, workers
 from .db import Database, Tx, translated
-from .holds import ROLLUP_KEY, ROLLUP_SUMS
 from .limits import ZONES_MS
+from .tally import ROLLUP_KEY, ROLLUP_SUMS
 
 STEP = 5000
 """Rows that are folded at a time: a day of an account that has more is folded in several steps."""

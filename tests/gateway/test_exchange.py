@@ -84,7 +84,7 @@ def hold_of(bound: int | None, choices: int) -> Hold:
     grant = Grant(
         caller=caller, amounts=Amounts(INPUT, 1000, 1), output_tokens=bound, clamped=bound is not None, bounded=True
     )
-    return Hold(id=1, claim=claim, grant=grant, placed_ms=0)
+    return Hold(id=1, claim=claim, grant=grant, placed_ms=0, row={})
 
 
 def route_of(upstream: str) -> Route:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmgate.errors import Refusal
+from llmgate.limits import parse
+from llmgate.plans import Plan, Policy
 from llmgate.pricebook import Kind
 from llmgate.pricing import UNITS, Price
 from llmgate.store import accounts, holds, keys, ledger, limits, prices
 from llmgate.store.db import Tx, set_zone
 from llmgate.store.group import Group, Steady
 from llmgate.store.holds import Hold
-from llmgate.types import Billing, Meters
+from llmgate.types import Billing, Meters, Status
 
 from ..books import POLICY, Book
 
@@ -202,3 +206,116 @@ def test_a_refusal_costs_no_second_try(book: Book, group: Group) -> None:
     assert isinstance(placed, Hold)
     assert isinstance(refused, Refusal)
     assert begun == 1
+
+
+PLANS = {"pro": Plan(name="pro", price_nano=0, limits=(parse("400 tokens/month"),), models=(), overage_nano=3)}
+SEVERAL = Policy(plans=PLANS, limits=(parse("90 requests/day"),), alert_at=(50, 100), low_balance=(9_000, 4_000))
+
+Step = tuple[str, int]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_group_comes_to_what_its_works_come_to_one_after_the_other(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Whatever is added up inside of a group: each of its works sees all that those before it did."""
+    dice, people = random.Random(seed), _people(book)
+    book.db.conn.execute("VACUUM INTO ?", (str(tmp_path / "other.db"),))
+    other = Book(tmp_path / "other.db")
+    monkeypatch.setattr("llmgate.store.group.now_ms", lambda: FAR_MS)
+    groups = [Group(each.path, durable=False, actor="serve") for each in (book, other)]
+    flying: list[tuple[Hold, Hold]] = []
+    for _ in range(12):
+        steps = [
+            (dice.choice(("place", "place", "settle", "release", "expire")), dice.randrange(10**6)) for _ in range(9)
+        ]
+        taken = [flying.pop(at % len(flying)) for what, at in steps if what in ("settle", "release") and flying]
+        works = [[*_works(each, people, steps, [pair[n] for pair in taken])] for n, each in enumerate((book, other))]
+        together = done(groups[0], *works[0])
+        apart = [result for work in works[1] for result in done(groups[1], work)]
+        assert [_said(result) for result in together] == [_said(result) for result in apart]
+        flying += [(a, b) for a, b in zip(together, apart, strict=True) if isinstance(a, Hold) and isinstance(b, Hold)]
+        for table in ("accounts", "rollups", "counters", "events"):
+            assert book.rows(f"SELECT * FROM {table} ORDER BY 1, 2, 3, 4, 5") == other.rows(
+                f"SELECT * FROM {table} ORDER BY 1, 2, 3, 4, 5"
+            )
+    assert book.findings() == other.findings()
+    assert {finding.check for finding in book.findings()} <= {"expiry"}  # it was another year
+    for group in groups:
+        group.close()
+    other.close()
+
+
+def _people(book: Book) -> list[str]:
+    """Prepaid and metered, with limits and without, in a team, and on a plan that includes tokens."""
+    book.team("ops", credits=9_500)
+    found = [book.user("alice", credits=5_000), book.user("bob"), book.user("carol", team="ops")]
+    found += [book.user("dora", credits=12_000), book.user("emil", team="ops")]
+    with book.write(FAR_MS) as tx:
+        limits.hang(tx, "bob", ["30 requests/hour", "$0.000009/day", "7 concurrent"])
+        limits.hang(tx, "team:ops", ["2000 tokens/day on gpt*"])
+        accounts.set_user(tx, "dora", {"plan": "pro"})
+        accounts.set_user(tx, "emil", {"plan": "pro"})
+        ledger.add(tx, "alice", 3_000, expires_ms=FAR_MS + 1)
+        ledger.add(tx, "dora", 100, expires_ms=FAR_MS)
+    return found
+
+
+def _works(book: Book, keys: list[str], steps: list[Step], taken: list[Hold]) -> Iterator[Callable[[Tx], Any]]:
+    """What a number stands for is the same in each book."""
+    for what, at in steps:
+        if what == "place":
+            claim = book.claim(
+                keys[at % len(keys)], bound=at % 90 + 1, output=at % 70 + 1, request_id=f"req_{at}_{len(taken)}"
+            )
+            yield Steady(partial(holds.place, claim=claim, policy=SEVERAL))
+        elif what == "expire":
+            yield lambda tx: ledger.expire_all_due(tx)
+        elif taken:
+            hold = taken.pop()
+            meters = Meters(input=at % 95, output=at % 60, reasoning=at % 3, calls=1)
+            outcome = book.outcome(meters, status=Status.ERROR if at % 7 == 0 else Status.OK)
+            settle = partial(holds.settle, hold_id=hold.id, outcome=outcome, policy=SEVERAL, placed=hold.row)
+            yield Steady(partial(holds.release, hold_id=hold.id) if what == "release" else settle)
+
+
+def _said(result: Any) -> Any:
+    """What somebody was told, less what differs between two books."""
+    if isinstance(result, Hold):
+        return result.id, result.grant.amounts, result.grant.output_tokens, result.grant.caller.balance_nano
+    return (type(result), str(result)) if isinstance(result, Exception) else result
+
+
+def test_a_sum_beyond_all_measure_is_one_works_own_fault(book: Book, group: Group) -> None:
+    key = book.user("alice", credits=10_000)
+    placed = [place(book, group, key) for _ in range(4)]
+    works = []
+    for hold, tokens in zip(placed, (2**62, 7, 2**62 - 100, 2**62), strict=True):
+        assert isinstance(hold, Hold)
+        outcome = book.outcome(Meters(input=tokens, calls=1))
+        works.append(Steady(partial(holds.settle, hold_id=hold.id, outcome=outcome, placed=hold.row)))
+    results = done(group, *works)
+    assert [type(result).__name__ for result in results] == ["Settled", "Settled", "Settled", "OverflowError"]
+    assert book.money("alice") == (10_093 - 2**63, 200)
+    assert book.value("SELECT count(*) FROM holds") == 1
+
+
+def test_who_is_refused_after_looking_around_costs_no_second_try(book: Book, group: Group) -> None:
+    """What others have added up is written when somebody looks, which isn't a change of who looks."""
+    key, begun = book.user("alice", credits=10_000), 0
+    claim = book.claim(key)
+
+    def counted(tx: Tx) -> Hold:
+        nonlocal begun
+        begun += 1
+        return holds.place(tx, claim, POLICY)
+
+    def refused(tx: Tx) -> None:
+        assert ledger.available(tx, accounts.account_of(tx, "alice")[0]) == 9_800
+        raise Refusal("no")
+
+    placed, failed = done(group, Steady(counted), Steady(refused))
+    assert isinstance(placed, Hold)
+    assert isinstance(failed, Refusal)
+    assert begun == 1
+    assert book.money("alice") == (10_000, 200)

@@ -801,7 +801,7 @@ def holds_of(clocked: Clocked, key: str) -> list[Hold]:
     kept = clocked.book.rows("SELECT id FROM usage ORDER BY id")
     claim = clocked.book.claim(key)
     grant = holds.decide(Tx(clocked.book.db.conn, 0, "test"), claim)
-    return [Hold(id=row["id"], claim=claim, grant=grant, placed_ms=0) for row in kept]
+    return [Hold(id=row["id"], claim=claim, grant=grant, placed_ms=0, row={}) for row in kept]
 
 
 def test_thresholds_that_one_request_crosses_together(book: Book) -> None:

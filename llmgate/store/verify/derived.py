@@ -14,7 +14,7 @@ from ...money import dollars
 from ...types import Billing
 from .. import ledger, limits
 from ..db import Database, Row, Tx
-from ..holds import ROLLUP_KEY, ROLLUP_SUMS
+from ..tally import ROLLUP_KEY, ROLLUP_SUMS
 from .finding import Counts, Finding, view
 
 Key = tuple[str | int, ...]

@@ -15,7 +15,7 @@ import msgspec
 from ...money import dollars
 from .. import audit, ledger
 from ..db import Database, Tx
-from ..holds import ROLLUP_KEY, ROLLUP_SUMS
+from ..tally import ROLLUP_KEY, ROLLUP_SUMS
 from . import derived
 from .finding import Finding
 
