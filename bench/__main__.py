@@ -20,12 +20,16 @@ from llmgate.engines import ENGINES
 from . import load
 from .paced import paced
 from .processes import BenchError, many_files
+from .soak import soak
 from .throughput import throughput
 from .told import Leg, Setting, Told, for_machines, show
+from .workers import workers
 
 LEGS: dict[str, Leg] = {
     "throughput": throughput,
     "paced": paced,
+    "workers": workers,
+    "soak": soak,
 }
 
 
