@@ -18,6 +18,7 @@ from llmgate import __version__
 from llmgate.engines import ENGINES
 
 from . import load
+from .flat import flat
 from .paced import paced
 from .processes import BenchError, many_files
 from .soak import soak
@@ -30,6 +31,7 @@ LEGS: dict[str, Leg] = {
     "paced": paced,
     "workers": workers,
     "soak": soak,
+    "flat": flat,
 }
 
 
