@@ -18,14 +18,20 @@ from llmgate import __version__
 from llmgate.engines import ENGINES
 
 from . import load
+from .flat import flat
 from .paced import paced
 from .processes import BenchError, many_files
+from .soak import soak
 from .throughput import throughput
 from .told import Leg, Setting, Told, for_machines, show
+from .workers import workers
 
 LEGS: dict[str, Leg] = {
     "throughput": throughput,
     "paced": paced,
+    "workers": workers,
+    "soak": soak,
+    "flat": flat,
 }
 
 

@@ -87,6 +87,6 @@ class Gateway:
         ]
 
     def _counted(self, rows: int | None = None) -> dict[str, int]:
-        summed: list[dict[str, Any]] = json.loads(self._command("report", "--by", "user", "--json"))
+        summed: list[dict[str, Any]] = json.loads(self._command("report", "--since", "10y", "--by", "user", "--json"))
         counted = {name: sum(row[name] for row in summed) for name in SUMMED}
         return {"usage rows": counted["requests"] if rows is None else rows, **counted}

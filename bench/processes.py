@@ -37,7 +37,7 @@ class Cores:
         self.pinned = len(usable) > 1
         self.load = {usable[0]} if self.pinned else set()
         self.gateway = {usable[-1]} if self.pinned else set()
-        self._all = set(usable)
+        self.all = set(usable)
 
     @contextmanager
     def on(self, cores: set[int]) -> Iterator[None]:

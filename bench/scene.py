@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import statistics
 import tempfile
 import time
@@ -19,9 +20,13 @@ import psutil
 from .gateway import Gateway
 from .load import Ask, Load, Sample, Void
 from .processes import START_S, BenchError, Cores, Neighbours, Process, python, running
+from .told import Row
 from .upstream import TEXT
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+COMPLAINT = re.compile(r"^\S+Z (?:warning|error|critical) .*", re.MULTILINE)
+"""A line of llmgate's log that a run without a failed request has no reason for."""
 
 STARTS = 3
 """How often llmgate is started to see how long that takes."""
@@ -84,6 +89,19 @@ class Target:
     def once(self, shape: Shape) -> str:
         self.asked += 1
         return answer(self.ask(shape))
+
+    def weigh(self) -> None:
+        """Write down the memory that it has come to."""
+        self.after_mib, self.peak_mib = self.process.rss_mib(), self.process.peak_mib()
+
+    def memory(self) -> Row:
+        return {
+            "process": self.name,
+            "idle_mib": self.idle_mib,
+            "peak_mib": self.peak_mib,
+            "after_mib": self.after_mib,
+            "first_answer_s": self.first_answer_s,
+        }
 
     def load(self, load: Load, shape: Shape, seconds: float) -> tuple[Sample, float]:
         """What the load measured, and the processor time that it cost the process, in µs per request. Raises Void."""
@@ -196,6 +214,8 @@ class Scene:
             target.process.stop()
             raise
         _end(target.process)
+        complaints = COMPLAINT.findall(target.process.said())
+        self.problems += [f"{target.name} logged {len(complaints)} lines: {complaints[0]}"] if complaints else []
         answered = self.counted(target)
         self.answered += answered
         self.problems += [f"{target.name}: {problem}" for problem in gateway.books(answered, whole=not target.void)]
@@ -207,12 +227,12 @@ class Scene:
         with urllib.request.urlopen(self.mock.address(), timeout=10) as counts:
             return int(json.load(counts).get(target.name.replace(" ", "-"), 0))
 
-    def notes(self) -> list[str]:
+    def notes(self, where: str | None = None) -> list[str]:
         """What is said below the figures."""
-        where = "gateways on one core, load and upstream on another" if self.cores.pinned else "nothing pinned"
+        pinned = "gateways on one core, load and upstream on another" if self.cores.pinned else "nothing pinned"
         books = f"books: {self.answered:,} answers of the upstream, as many usage rows; llmgate verify passed"
         others = f"other programs used {self.others:.2f} of the machine's {psutil.cpu_count()} cores meanwhile"
-        return [where, others] + ([] if self.problems else [books])
+        return [where or pinned, others] + ([] if self.problems else [books])
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .beside import BESIDE
@@ -60,15 +61,14 @@ def throughput(setting: Setting) -> Told:
         for target in targets:
             compare(target)
         everything = [Series(shape, target) for shape in SHAPES for target in targets if _asked(shape, target)]
-        _warm_up(everything, setting)
+        warm_up(everything, setting)
         interleave(everything, setting)
         for target in targets[1:]:
-            target.after_mib, target.peak_mib = target.process.rss_mib(), target.process.peak_mib()
+            target.weigh()
     title = f"answers, {setting.engine}, medians of {setting.rounds} rounds of {setting.seconds:g} s"
     told.tables[title] = [row for shape in SHAPES for row in rows([one for one in everything if one.shape == shape])]
-    told.tables["memory, and from the start to the first answer"] = [memory(target) for target in targets[1:]]
-    told.problems = [f"{one.shape} {one.target.name} is void: {one.void}" for one in everything if one.void]
-    told.problems += played.problems
+    told.tables["memory, and from the start to the first answer"] = [target.memory() for target in targets[1:]]
+    told.problems = voids(everything) + played.problems
     told.notes = played.notes()
     return told
 
@@ -77,7 +77,7 @@ def _asked(shape: Shape, target: Target) -> bool:
     return target.name != "litellm" or shape.connections <= LITELLM_MOST
 
 
-def _warm_up(everything: list[Series], setting: Setting) -> None:
+def warm_up(everything: list[Series], setting: Setting) -> None:
     """Fill pools and caches."""
     setting.say("warming up")
     for one in everything:
@@ -95,6 +95,10 @@ def interleave(everything: list[Series], setting: Setting) -> None:
             for one in turn if number % 2 == 0 else reversed(turn):
                 setting.say(f"round {number + 1} of {setting.rounds}: {one.shape} {one.target.name}")
                 one.measure(setting, setting.seconds)
+
+
+def voids(everything: Sequence[Series]) -> list[str]:
+    return [f"{one.shape} {one.target.name} is void: {one.void}" for one in everything if one.void]
 
 
 def rows(turn: list[Series]) -> list[Row]:
@@ -121,13 +125,3 @@ def _row(one: Series, direct: Series | None, bare: Series | None) -> Row:
         row |= {"of_bare": speed.median, "lowest": speed.low, "highest": speed.high}
         row["by_cpu"] = Ratio.of(bare.cpu_us, one.cpu_us).median
     return row
-
-
-def memory(target: Target) -> Row:
-    return {
-        "process": target.name,
-        "idle_mib": target.idle_mib,
-        "peak_mib": target.peak_mib,
-        "after_mib": target.after_mib,
-        "first_answer_s": target.first_answer_s,
-    }
