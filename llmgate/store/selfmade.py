@@ -48,6 +48,9 @@ class Wish(NamedTuple):
     note: str | None = None
 
 
+ANY = Wish()
+
+
 class Inherited(NamedTuple):
     """What holds for a key that is made now."""
 
@@ -61,7 +64,7 @@ class Inherited(NamedTuple):
 # ── users and their own keys ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def make(tx: Tx, user: str, wish: Wish = Wish(), *, approved: bool = False) -> keys.Issued:
+def make(tx: Tx, user: str, wish: Wish = ANY, *, approved: bool = False) -> keys.Issued:
     """Make another key for a user. `approved`: an admin has said so, so that only living keys matter. Raises Refusal
     and UsageError.
     """
@@ -246,7 +249,7 @@ def member(tx: Tx, lead: str, name: str) -> Row:
     return user
 
 
-def make_for(tx: Tx, lead: str, name: str, wish: Wish = Wish()) -> keys.Issued:
+def make_for(tx: Tx, lead: str, name: str, wish: Wish = ANY) -> keys.Issued:
     """Make a key for a member, by what the member's own would inherit."""
     return make(tx, member(tx, lead, name)["name"], wish)
 
