@@ -149,8 +149,12 @@ def _disagreements(ctx: typer.Context, config: Config) -> Iterator[str]:
             problem = zone_problem(ctx, db)
             with db.read() as tx:
                 lost = accounts.without_plan(tx, config.plans)
+                team = config.self_service.team
+                teams = [row["name"] for row in accounts.list_teams(tx)]
         if problem:
             yield problem
+        if team is not None and team not in teams:
+            yield f"self_service.team is {team!r}, which isn't there: `llmgate teams add {team}` makes it"
         yield from (without_plan(name, plan) for name, plan in lost)
 
 

@@ -73,11 +73,12 @@ def _add_account(tx: Tx, kind: str, billing: Billing | None, default_billing: Bi
 
 
 _USER = f"""
-SELECT u.*, t.name AS team, ua.billing AS own_billing, ua.billing_source, p.id AS payer_id, p.kind AS payer_kind,
-       p.billing AS billing
+SELECT u.*, t.name AS team, l.name AS leads, ua.billing AS own_billing, ua.billing_source, p.id AS payer_id,
+       p.kind AS payer_kind, p.billing AS billing
 FROM users u
 JOIN accounts ua ON ua.id = u.account_id
 LEFT JOIN teams t ON t.id = u.team_id
+LEFT JOIN teams l ON l.id = u.leads_team_id
 JOIN accounts p ON p.id = {PAYER}
 """
 
@@ -126,13 +127,16 @@ DEFAULT = "default"
 
 
 def set_user(tx: Tx, name: str, changes: dict[str, Any], *, default_billing: Billing = Billing.METERED) -> Row:
-    """Change what is named in `changes`: team, plan, email, billing, status. `team` or `plan` "" takes it away."""
+    """Change what is named in `changes`: team, leads, plan, email, billing, status. "" takes it away. Who leads a team
+    need not be one of it.
+    """
     before = user_row(tx, name)
     for field, value in changes.items():
         match field:
-            case "team":
+            case "team" | "leads":
                 team_id = team_row(tx, value)["id"] if value else None
-                tx.execute("UPDATE users SET team_id = ? WHERE id = ?", (team_id, before["id"]))
+                column = {"team": "team_id", "leads": "leads_team_id"}[field]
+                tx.execute(f"UPDATE users SET {column} = ? WHERE id = ?", (team_id, before["id"]))
             case "billing":
                 _set_by_hand(tx, before["account_id"], value, default_billing)
             case "plan" | "email" | "status":
