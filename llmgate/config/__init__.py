@@ -33,6 +33,7 @@ from .tables import (
     Timeout,
     UpstreamTable,
     issuer_of,
+    label_of,
     passed_to,
 )
 from .variables import upstreams_from_environment
@@ -70,6 +71,7 @@ __all__ = [
     "is_own",
     "issuer_of",
     "known_upstreams",
+    "label_of",
     "left_behind",
     "load",
     "not_about",

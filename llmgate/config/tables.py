@@ -286,6 +286,11 @@ def issuer_of(name: str, table: OidcTable) -> Issuer:
     return ISSUERS.get(table.preset or name, issuers.UNKNOWN)
 
 
+def label_of(name: str, table: OidcTable) -> str:
+    """What people call an issuer of identities."""
+    return table.label or issuer_of(name, table).label or name
+
+
 def formats_of(table: UpstreamTable, preset: Preset) -> tuple[Format, ...]:
     return (table.format,) if table.format else preset.formats
 

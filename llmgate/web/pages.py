@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import home, portal, signing_in
+from . import home, oidc, portal, signing_in
 from .visits import Page, Who
 
 PAGES: tuple[Page, ...] = (
@@ -12,6 +12,8 @@ PAGES: tuple[Page, ...] = (
     Page("POST", "/sign-in", Who.EVERYBODY, signing_in.by_key, form=signing_in.KeyForm, again=signing_in.show),
     Page("GET", "/sign-in/link", Who.EVERYBODY, signing_in.show_link, query=signing_in.Token),
     Page("POST", "/sign-in/link", Who.EVERYBODY, signing_in.by_link, form=signing_in.Token),
+    Page("GET", "/sign-in/{provider}", Who.EVERYBODY, oidc.leave, query=signing_in.Next),
+    Page("GET", "/sign-in/{provider}/callback", Who.EVERYBODY, oidc.come_back, query=oidc.Back),
     Page("POST", "/sign-out", Who.SIGNED_IN, signing_in.out),
     Page("POST", "/sign-out/everywhere", Who.SIGNED_IN, signing_in.out_everywhere),
     # a user's own
