@@ -45,6 +45,7 @@ CODES: dict[str, Verdict] = {
     "form_refused": Verdict(403),
     "model_not_priced": Verdict(403),
     "user_disabled": Verdict(403),
+    "sign_in_refused": Verdict(403),
     "plan_not_found": Verdict(403),
     "model_not_found": Verdict(404),
     "not_found": Verdict(404),

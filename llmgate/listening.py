@@ -8,7 +8,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from .config import Server, split_bind
+from .config import Config, Server, split_bind
 from .errors import ConfigError, reason
 
 BACKLOG = 2048
@@ -89,16 +89,23 @@ FAST = ("uvicorn", "httptools")
 """What the engine uvicorn takes: the extra `llmgate[fast]`."""
 
 
-def missing(server: Server) -> str | None:
-    """What to say where the engine isn't installed."""
-    if server.engine != "uvicorn" or all(map(find_spec, FAST)):
-        return None
-    return '[server] engine = "uvicorn" isn\'t installed: `pip install \'llmgate[fast]\'`, or engine = "hypercorn"'
+OIDC = ("authlib", "httpx2")
+"""What [oidc] takes: the extra `llmgate[oidc]`."""
 
 
-def check_engine(server: Server) -> None:
-    """Raises ConfigError where the engine isn't installed."""
-    if told := missing(server):
+def missing(config: Config) -> str | None:
+    """What to say where something that the config asks for isn't installed."""
+    if config.server.engine == "uvicorn" and not all(map(find_spec, FAST)):
+        return '[server] engine = "uvicorn" isn\'t installed: `pip install \'llmgate[fast]\'`, or engine = "hypercorn"'
+    if config.oidc and not all(map(find_spec, OIDC)):
+        first = next(iter(config.oidc))
+        return f"[oidc.{first}] takes a part that isn't installed: `pip install 'llmgate[oidc]'`"
+    return None
+
+
+def check_installed(config: Config) -> None:
+    """Raises ConfigError where something that the config asks for isn't installed."""
+    if told := missing(config):
         raise ConfigError(told)
 
 

@@ -30,7 +30,7 @@ from . import line, logs
 from .config import Resolved
 from .errors import Failure, LlmgateError, StorageError, reason
 from .line import Order
-from .listening import check_engine, check_tls
+from .listening import check_installed, check_tls
 from .plans import policy_of
 from .store import holds
 from .store.db import Database
@@ -63,7 +63,7 @@ def serve(
     can't begin, or didn't end as it should.
     """
     logs.set_up(resolved.config.log, several=True)
-    check_engine(resolved.config.server)
+    check_installed(resolved.config)
     check_tls(resolved.config.server)
     asyncio.run(_Parent(resolved, database, listener).run(reload, ready))
 

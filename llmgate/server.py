@@ -22,7 +22,7 @@ from .errors import LlmgateError, StorageError
 from .gateway.app import App
 from .gateway.pipeline import Gateway
 from .gateway.writer import Writer
-from .listening import check_engine, check_tls
+from .listening import check_installed, check_tls
 from .plans import policy_of
 from .store import accounts, holds, ledger, workers
 from .store.db import Database
@@ -55,7 +55,7 @@ def serve(
     config = resolved.config
     policy = policy_of(config)
     logs.set_up(config.log, several=config.server.workers > 1)
-    check_engine(config.server)
+    check_installed(config)
     check_tls(config.server)
     with Database(database, actor="serve") as store, asyncio.Runner(loop_factory=loop_factory()) as runner:
         worker = Worker(database)

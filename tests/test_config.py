@@ -145,6 +145,8 @@ USD = "USD: 0 or more, at most 9 decimals"
 UPSTREAM_NAME = "the name of an upstream, [A-Za-z0-9][A-Za-z0-9._@+-]{0,63}"
 MODEL_NAME = "the name of a model, [A-Za-z0-9._:@/-]+ without .."
 AUTH = "bearer, header:NAME, query:NAME or none"
+WAY_IN = "a name, [a-z0-9][a-z0-9-]{0,31}, such as google"
+ISSUER = "an https:// URL (http:// only on this machine)"
 PRESET_NAMES = ", ".join(PRESETS)
 
 REFUSED = [
@@ -157,7 +159,7 @@ REFUSED = [
     ),
     ("upstreams.openai.timeout.conect = 1", "upstreams.openai.timeout.conect is no known key: did you mean connect?"),
     ('models."gpt-4.1".prize = 1', 'models."gpt-4.1".prize is no known key: did you mean price?'),
-    ('path = "x"', "path is no known key: known are database, timezone, server, defaults, log, accounting, upstreams, models, routes, plans, invoice, self_service, sign_in"),
+    ('path = "x"', "path is no known key: known are database, timezone, server, defaults, log, accounting, upstreams, models, routes, plans, invoice, self_service, sign_in, oidc"),
     # wrong types
     ("server = 1", "server must be a table, not 1"),
     ("upstreams = []", "upstreams must be a table, not an empty list"),
@@ -320,6 +322,35 @@ REFUSED = [
      "server.passthrough[0] needs an upstream that speaks the format of /v1/messages/batches*, and there is none"),
     ('server.passthrough = ["/v1/x"]\n[upstreams.openai]\n[routes."/v1/x"]\nupstream = "openai"\nprice = 1',
      "server.passthrough[0] must not be /v1/x, which has a route"),
+    # signing in
+    ("[oidc.google]", "oidc.google.client_id is missing"),
+    ("[oidc.google]", "oidc.google.client_secret is missing"),
+    *(
+        (f'[oidc.{name}]\nclient_id = "c"\nclient_secret = "s"\n{text}', problem)
+        for name, text, problem in (
+            ("link", "", f'oidc.link: "link" is not {WAY_IN} (llmgate itself uses that word)'),
+            ("Google", "", f'oidc.Google: "Google" is not {WAY_IN}'),
+            ("sso", "", "oidc.sso.issuer is missing: sso is no known issuer; known are google, github, gitlab"),
+            ("gogle", "", "oidc.gogle.issuer is missing: gogle is no known issuer; did you mean google?"),
+            ("sso", 'issuer = "http://sso.example.org"', f'oidc.sso.issuer must be {ISSUER}, not "http://sso.example.org" '
+             "(without TLS anybody on the way could say who somebody is)"),
+            ("sso", 'issuer = "sso"', f'oidc.sso.issuer must be {ISSUER}, not "sso"'),
+            ("google", 'allowed_domains = ["@x.org"]', 'oidc.google.allowed_domains[0] must be a domain such as '
+             '"example.org", or "*" for all, not "@x.org"'),
+            ("google", 'new_users = "yes"', 'oidc.google.new_users must be "refuse" or "approval" or "create", not "yes"'),
+            ("github", 'new_users = "create"', "oidc.github.allowed_domains is missing: everybody can have an account "
+             'there, so say whose addresses make a user, or ["*"] for all the world'),
+            ("google", 'plan = "pro"', 'oidc.google.plan must be one of [plans], not "pro" (add [plans.pro])'),
+            ("github", 'new_users = "create"\nallowed_domains = ["*"]', 'oidc.github.allowed_domains must not be ["*"] as '
+             "long as nothing bounds what such a user may spend: write a plan with limits, or [defaults] limits"),
+            ("github", 'claim = "login"\n[self_service]\nmode = "open"\ncredits = 1', 'oidc.github.claim must be "email" '
+             'where self_service.mode is "open": there names are taken by whoever comes first, who would have a key of '
+             "the one whose name it is"),
+            ("google", 'preset = "googel"', 'oidc.google.preset must be one of: google, github, gitlab, not "googel" '
+             "(did you mean google?)"),
+            ("google", 'scopes = ["a b"]', 'oidc.google.scopes[0] must be a scope, such as openid, not "a b"'),
+        )
+    ),
 ]  # fmt: skip
 
 
@@ -347,6 +378,40 @@ def test_all_problems_are_told_and_the_first_is_the_message() -> None:
 def test_a_syntax_error_names_the_line() -> None:
     with pytest.raises(ConfigError, match=r"^/etc/llmgate\.toml: this is no TOML: .*at line 2, column 6"):
         parse("[log]\nlevel\n", Path("/etc/llmgate.toml"))
+
+
+def test_ways_to_sign_in() -> None:
+    text = """
+        [oidc.google]
+        client_id = "c"
+        client_secret = "${GOOGLE_SECRET}"
+        allowed_domains = ["Example.ORG"]
+        [oidc.sso]
+        issuer = "http://localhost:9400/"
+        client_id = "d"
+        client_secret = "plain"
+    """
+    config = parse(text)
+    assert config.oidc["google"].allowed_domains == ("example.org",)
+    assert config.oidc["google"].new_users == "refuse"
+    assert config.oidc["sso"].issuer == "http://localhost:9400"
+    assert "plain" not in conf.to_toml(config) + repr(config)
+    secrets = {
+        name: table.client_secret.reveal()
+        for name, table in resolve(config, {"GOOGLE_SECRET": "x${Y}"}).config.oidc.items()
+    }
+    assert secrets == {"google": "x${Y}", "sso": "plain"}
+    (problem,) = unresolved(text)
+    assert (
+        problem == "oidc.google.client_secret needs the environment variable GOOGLE_SECRET, which is not set: export it"
+    )
+
+
+def test_authorities_of_an_issuer(tmp_path: Path) -> None:
+    text = '[oidc.sso]\nissuer = "https://sso"\nclient_id = "c"\nclient_secret = "s"\nca_file = "corp.pem"'
+    (problem,) = unresolved(text, path=tmp_path / "llmgate.toml")
+    assert problem.startswith("oidc.sso.ca_file: ")
+    assert problem.endswith("corp.pem can't be read (there is no such file or folder)")
 
 
 def test_secrets_are_not_in_errors() -> None:
@@ -888,6 +953,7 @@ TABLES = (
     conf.ModelTable,
     conf.Route,
     conf.PathTable,
+    conf.OidcTable,
 )
 
 
@@ -937,5 +1003,6 @@ def test_the_example_resolves(tmp_path: Path) -> None:
     assert set(ready.upstreams) == {"openai", "azure", "gpu1", "sandbox"}
     (tmp_path / "azure.key").write_text("az-file")
     shutil.copy(tls.authority(tmp_path).certificate, tmp_path / "corp.pem")
-    ready = resolve(parse(uncommented(), tmp_path / "llmgate.toml"), {**EXAMPLE_ENV, "PROXY_PASSWORD": "pw"})
+    more = dict.fromkeys(("PROXY_PASSWORD", "GOOGLE_CLIENT_SECRET", "SSO_CLIENT_SECRET"), "pw")
+    ready = resolve(parse(uncommented(), tmp_path / "llmgate.toml"), EXAMPLE_ENV | more)
     assert ready.upstreams["azure"].secret == Secret("az-file")

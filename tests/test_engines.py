@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from llmgate import listening
-from llmgate.config import Server
+from llmgate.config import Config, OidcTable, Secret, Server
 from llmgate.engines import ENGINES, MOST_HEAD
 from llmgate.errors import ConfigError
 from llmgate.store import keys
@@ -139,6 +139,9 @@ def test_several_workers(engine: str, up: Replay, tmp_path: Path) -> None:
 
 def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "find_spec", lambda name: importlib.util.find_spec("no_" + name))
-    listening.check_engine(Server())
+    listening.check_installed(Config())
     with pytest.raises(ConfigError, match=r"pip install 'llmgate\[fast\]'"):
-        listening.check_engine(Server(engine="uvicorn"))
+        listening.check_installed(Config(server=Server(engine="uvicorn")))
+    way = OidcTable(client_id="c", client_secret=Secret("s"))
+    with pytest.raises(ConfigError, match=r"^\[oidc\.google\] .* `pip install 'llmgate\[oidc\]'`$"):
+        listening.check_installed(Config(oidc={"google": way}))

@@ -38,6 +38,7 @@ TABLE: dict[str, tuple[int, int]] = {
     "form_refused": (403, 1),
     "model_not_priced": (403, 1),
     "user_disabled": (403, 1),
+    "sign_in_refused": (403, 1),
     "plan_not_found": (403, 1),
     "model_not_found": (404, 1),
     "not_found": (404, 1),

@@ -194,7 +194,7 @@ def bind(facts: Facts) -> Iterator[str]:
     if facts.unavailable:
         yield facts.unavailable
     # Who names trusted proxies has one in front, and TLS is its business.
-    if facts.ready and (lacking := missing(facts.ready.config.server)):
+    if facts.ready and (lacking := missing(facts.ready.config)):
         yield lacking
     if facts.ready and not facts.ready.config.server.trusted_proxies and (warning := exposed(facts.ready)):
         yield warning

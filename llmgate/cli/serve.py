@@ -63,10 +63,12 @@ def serve(
 
     def ready_config() -> Resolved:
         config, env = load(session(ctx).config_file)
-        return _as_asked(resolve(config, env), bind, workers, engine)
+        fresh = _as_asked(resolve(config, env), bind, workers, engine)
+        listening.check_installed(fresh.config)
+        return fresh
 
     resolved = _as_asked(resolve(*loaded(ctx)), bind, workers, engine)
-    listening.check_engine(resolved.config.server)
+    listening.check_installed(resolved.config)
     with open_store(ctx) as db, db.read() as tx:
         living = len(keys.list_keys(tx))
     listener = listening.listen(resolved.config.server.bind)

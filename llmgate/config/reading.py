@@ -16,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ..errors import ConfigError, reason
+from ..issuers import ISSUERS
 from ..limits import included_tokens
 from ..limits import parse as parse_limit
 from ..money import to_nano
@@ -23,7 +24,7 @@ from ..presets import PRESETS, Preset
 from ..quoting import MOST_NANO
 from .paths import FILE_NAME
 from .rules import Rule, Secret, because, nearest, one_of
-from .tables import Config, PathTable, PlanTable, passed_to, preset_of
+from .tables import Config, PathTable, PlanTable, issuer_of, passed_to, preset_of
 from .variables import upstreams_from_environment
 
 
@@ -379,16 +380,49 @@ def _check_self_service(config: Config) -> Iterator[str]:
     if service.plan is not None and service.plan not in config.plans:
         hint = nearest(service.plan, config.plans, otherwise="") or f"add [{dotted('plans', service.plan)}]"
         yield f'self_service.plan must be one of [plans], not "{service.plan}" ({hint})'
-    plan = config.plans.get(service.plan or "", PlanTable())
-    bounded = service.credits or service.limits or plan.limits or config.defaults.limits
-    if service.mode == "open" and not bounded and (plan.billing or config.defaults.billing) == "metered":
+    bounded = service.credits or service.limits or _is_bounded(config, service.plan)
+    if service.mode == "open" and not bounded:
         yield (
             'self_service.mode must not be "open" as long as nothing bounds what such a key may spend: '
             "write limits, credits, or a plan with limits"
         )
 
 
+def _is_bounded(config: Config, plan_name: str | None) -> bool:
+    """Whether something bounds what a new user on a plan may spend."""
+    plan = config.plans.get(plan_name or "", PlanTable())
+    limited = plan.limits or config.defaults.limits
+    return bool(limited) or (plan.billing or config.defaults.billing) == "prepaid"
+
+
+def _check_oidc(config: Config) -> Iterator[str]:
+    for name, table in config.oidc.items():
+        at = dotted("oidc", name)
+        known = issuer_of(name, table)
+        if table.issuer is None and known.issuer is None:
+            yield f"{at}.issuer is missing: {name} is no known issuer; {nearest(name, ISSUERS)}"
+        if table.new_users == "create" and known.public and not table.allowed_domains:
+            yield (
+                f"{at}.allowed_domains is missing: everybody can have an account there, so say whose addresses make a "
+                'user, or ["*"] for all the world'
+            )
+        if table.new_users == "create" and "*" in table.allowed_domains and not _is_bounded(config, table.plan):
+            yield (
+                f'{at}.allowed_domains must not be ["*"] as long as nothing bounds what such a user may spend: '
+                "write a plan with limits, or [defaults] limits"
+            )
+        if table.claim != "email" and config.self_service.mode == "open":
+            yield (
+                f'{at}.claim must be "email" where self_service.mode is "open": there names are taken by whoever comes '
+                "first, who would have a key of the one whose name it is"
+            )
+        if table.plan is not None and table.plan not in config.plans:
+            hint = nearest(table.plan, config.plans, otherwise="") or f"add [{dotted('plans', table.plan)}]"
+            yield f'{at}.plan must be one of [plans], not "{table.plan}" ({hint})'
+
+
 _CHECKS = (
     *(_check_tls, _check_upstreams, _check_routes, _check_fallbacks, _check_plans, _check_paths, _check_passthrough),
     _check_self_service,
+    _check_oidc,
 )

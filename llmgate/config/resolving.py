@@ -16,7 +16,7 @@ from ..presets import Format, OnDisconnect, Preset
 from .paths import is_file, located
 from .reading import BAD, REFERENCE, InvalidConfig, PathOf, Reader, dotted, hints_of, mapping_of, not_about, split
 from .rules import VISIBLE, Price, Rule, Secret
-from .tables import Config, Timeout, UpstreamTable, formats_of, preset_of
+from .tables import Config, OidcTable, Timeout, UpstreamTable, formats_of, preset_of
 from .variables import secret_variable
 
 AuthKind = Literal["bearer", "header", "query", "none"]
@@ -93,7 +93,10 @@ def resolve_part(config: Config, env: Mapping[str, str]) -> tuple[Resolved, list
     expander = _Expander(env, config)
     ready = expander.expand(Config, config, ())
     secrets = {name: expander.secrets(name, table) for name, table in ready.upstreams.items()}
-    authorities = {name: expander.authorities(name, table) for name, table in ready.upstreams.items()}
+    authorities = {
+        name: expander.authorities(("upstreams", name), table.ca_file) for name, table in ready.upstreams.items()
+    }
+    ready = replace(ready, oidc={name: expander.issuer(name, table) for name, table in ready.oidc.items()})
     wrong = expander.problems
     broken = {name for name in secrets if len(not_about(wrong, [dotted("upstreams", name)])) < len(wrong)}
     ready = replace(ready, upstreams={**ready.upstreams, **{name: config.upstreams[name] for name in broken}})
@@ -247,20 +250,26 @@ class _Expander(Reader):
         self.problems.append(f"{dotted(*key)} is missing: {_about_missing_key(preset, self.env)}")
         return []
 
-    def authorities(self, name: str, table: UpstreamTable) -> str | None:
-        """The certificates in an upstream's `ca_file`."""
-        if table.ca_file is None:
+    def issuer(self, name: str, table: OidcTable) -> OidcTable:
+        """An issuer of identities with its secret."""
+        at: PathOf = ("oidc", name)
+        self.authorities(at, table.ca_file)
+        return replace(table, client_secret=Secret(self.replaced(table.client_secret.reveal(), (*at, "client_secret"))))
+
+    def authorities(self, table: PathOf, ca_file: str | None) -> str | None:
+        """The certificates in a `ca_file`."""
+        if ca_file is None:
             return None
-        at: PathOf = ("upstreams", name, "ca_file")
+        at: PathOf = (*table, "ca_file")
         before = len(self.problems)
-        pem = self.text_of(Path(table.ca_file), at)
+        pem = self.text_of(Path(ca_file), at)
         if len(self.problems) == before:
             import ssl  # takes 10 ms, and few upstreams need it
 
             try:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
             except (ssl.SSLError, ValueError):
-                self.problems.append(f"{dotted(*at)}: {table.ca_file} holds no certificate in PEM form")
+                self.problems.append(f"{dotted(*at)}: {ca_file} holds no certificate in PEM form")
         return pem
 
     def text_of(self, path: Path, at: PathOf) -> str:

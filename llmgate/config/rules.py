@@ -14,6 +14,7 @@ from zoneinfo import available_timezones
 
 from .. import clock, limits, metering
 from ..errors import UsageError
+from ..issuers import ISSUERS
 from ..money import to_nano
 from ..names import NAME
 from ..presets import PRESETS
@@ -261,6 +262,30 @@ def _proxy(text: str) -> str:
     return text.rstrip("/")
 
 
+def _issuer(text: str) -> str:
+    base_url(text)
+    url = urlsplit(text)
+    if url.scheme != "https" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise ValueError("without TLS anybody on the way could say who somebody is")
+    return text.rstrip("/")
+
+
+def _way_in(name: str) -> str:
+    if name in _WAYS_OF_OUR_OWN:
+        raise ValueError("llmgate itself uses that word")
+    return _matching(r"[a-z0-9][a-z0-9-]{0,31}")(name)
+
+
+_WAYS_OF_OUR_OWN = frozenset({"key", "link"})
+"""What stands behind /sign-in/ already."""
+
+
+def _domain(text: str) -> str:
+    if text.startswith("@") or not re.fullmatch(r"\*|(?=.{1,253}$)(?:[A-Za-z0-9-]{1,63}\.)*[A-Za-z0-9-]{1,63}", text):
+        raise ValueError
+    return text.lower()
+
+
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # noqa: S105 - a token as RFC 9110 has it
 VISIBLE = r"[!-~]([ -~]*[!-~])?"
 _OWN_HEADERS = frozenset({"connection", "content-length", "host", "te", "transfer-encoding", "upgrade"})
@@ -392,5 +417,11 @@ MeterUnit = Annotated[
     metering.Unit, Rule(f"one of: {', '.join(metering.METER)}", check=one_of(tuple(metering.METER)), fixed=True)
 ]
 Method = Annotated[str, Rule(f"one of: {', '.join(METHODS)}", check=one_of(METHODS), fixed=True)]
+WayIn = Annotated[str, Rule("a name, [a-z0-9][a-z0-9-]{0,31}, such as google", check=_way_in, fixed=True)]
+IssuerName = Annotated[str, Rule(f"one of: {', '.join(ISSUERS)}", check=one_of(tuple(ISSUERS)), fixed=True)]
+IssuerUrl = Annotated[str, Rule("an https:// URL (http:// only on this machine)", check=_issuer)]
+ScopeName = Annotated[str, Rule("a scope, such as openid", check=_matching(r"[!#-\[\]-~]+"))]
+ClaimName = Annotated[str, Rule('the name of a claim, such as "preferred_username"', check=_matching(r"[!-~]{1,64}"))]
+Domain = Annotated[str, Rule('a domain such as "example.org", or "*" for all', check=_domain)]
 PriceKey = Annotated[str, Rule(f"a price; known are {', '.join(PRICE_KEYS)}", check=one_of(PRICE_KEYS))]
 Price = Annotated[Mapping[PriceKey, Usd] | Literal["free"], Rule(_PRICES, check=_price, fixed=True)]

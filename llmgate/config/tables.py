@@ -9,15 +9,18 @@ from typing import Literal
 
 import msgspec
 
-from .. import pricing
+from .. import issuers, pricing
+from ..issuers import ISSUERS, Issuer
 from ..presets import PRESETS, UNKNOWN, Format, OnDisconnect, Preset
 from .rules import (
     Auth,
     BaseUrl,
     Bind,
     Cap,
+    ClaimName,
     Count,
     Database,
+    Domain,
     Duration,
     Expression,
     FilePath,
@@ -25,6 +28,8 @@ from .rules import (
     HeaderName,
     HeaderValue,
     HealthPath,
+    IssuerName,
+    IssuerUrl,
     LimitText,
     MeterUnit,
     Method,
@@ -43,8 +48,10 @@ from .rules import (
     QueryName,
     QueryValue,
     RoutePath,
+    ScopeName,
     Seconds,
     Secret,
+    SecretText,
     SecretTexts,
     SessionTime,
     Size,
@@ -54,6 +61,7 @@ from .rules import (
     UpstreamModel,
     UpstreamName,
     Usd,
+    WayIn,
     Workers,
     Zone,
     fixed_ms,
@@ -210,6 +218,30 @@ class SignIn(msgspec.Struct, frozen=True, kw_only=True):
         return fixed_ms(self.session)
 
 
+class OidcTable(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody whose word on who a person is signs that person in."""
+
+    preset: IssuerName | None = None
+    issuer: IssuerUrl | None = None
+    """None: as its preset has it."""
+    client_id: Text
+    client_secret: SecretText
+    label: Text | None = None
+    scopes: tuple[ScopeName, ...] = ()
+    """Empty: as its preset has them."""
+    claim: ClaimName = "email"
+    """What tells which user it is: the address, if it is verified; any other is the user's name."""
+    allowed_domains: tuple[Domain, ...] = ()
+    """Of verified addresses. Empty: it needs none."""
+    new_users: Literal["refuse", "approval", "create"] = "refuse"
+    """What becomes of people who are no user yet. The safest by default: at a public issuer everybody has an account,
+    and a user is somebody who spends money."""
+    team: TeamName | None = None
+    plan: PlanName | None = None
+    proxy: Proxy | None = None
+    ca_file: FilePath | None = None
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     database: Database | None = None
     timezone: Zone | None = None
@@ -224,6 +256,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     invoice: InvoiceTable = InvoiceTable()
     self_service: SelfService = SelfService()
     sign_in: SignIn = SignIn()
+    oidc: Mapping[WayIn, OidcTable] = msgspec.field(default_factory=dict)
     path: Path | None = None
     """Where it was read; None for one made of the environment. Not an option."""
     listed: Mapping[str, pricing.Price] = msgspec.field(default_factory=dict)
@@ -246,6 +279,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 def preset_of(name: str, table: UpstreamTable) -> Preset:
     """What is known of an upstream: by its `preset`, else by its name."""
     return PRESETS.get(table.preset or name, UNKNOWN)
+
+
+def issuer_of(name: str, table: OidcTable) -> Issuer:
+    """What is known of an issuer of identities: by the table's `preset`, else by its name."""
+    return ISSUERS.get(table.preset or name, issuers.UNKNOWN)
+
+
+def label_of(name: str, table: OidcTable) -> str:
+    """What people call an issuer of identities."""
+    return table.label or issuer_of(name, table).label or name
 
 
 def formats_of(table: UpstreamTable, preset: Preset) -> tuple[Format, ...]:

@@ -40,6 +40,7 @@ class Keeper:
 
     def __init__(self, gateway: Gateway, secret: bytes) -> None:
         self._gateway = gateway
+        self._secret = secret
         self.attempts = Attempts()
         """Wrong keys and links."""
         self._session = Signer(secret, salt="session")
@@ -132,12 +133,25 @@ class Keeper:
         signed = self._kept.sign(f"{name}.{_packed(text)}").decode()
         return _cookie(f"llmgate_{name}", signed, KEPT_LASTS_S, visit)
 
+    # ── browsers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def hold(self, visit: Visit, *, anew: bool = False) -> None:
+        """Have the browser keep the cookie of its forms, for the whole time from now on; `anew`: as another one."""
+        if anew or visit.form_id is None:
+            visit.form_id = secrets.token_urlsafe(24)
+        visit.form_id_is_new = True
+
+    def secret_of(self, visit: Visit) -> bytes:
+        """What only this server knows of the browser that keeps a cookie of forms."""
+        assert visit.form_id is not None
+        return hmac.digest(self._secret, visit.form_id.encode(), "sha256")
+
     # ── forms ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def token(self, visit: Visit) -> str:
         """What a form on this page is to carry. Who isn't signed in is given an id for it."""
         if visit.secret is None:
-            visit.form_id, visit.form_id_is_new = secrets.token_urlsafe(24), True
+            self.hold(visit)
         assert visit.secret is not None
         return self._token.get_signature(visit.secret).decode()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..admin import bodies
 from ..store.admins import Scope
-from . import home, portal, reports, signing_in, summing
+from . import home, oidc, portal, reports, signing_in, summing
 from .console import keys, money, people, watching
 from .visits import Page, Who
 
@@ -21,6 +21,8 @@ PAGES: tuple[Page, ...] = (
     Page("POST", "/sign-in", Who.EVERYBODY, signing_in.by_key, form=signing_in.KeyForm, again=signing_in.show),
     Page("GET", "/sign-in/link", Who.EVERYBODY, signing_in.show_link, query=signing_in.Token),
     Page("POST", "/sign-in/link", Who.EVERYBODY, signing_in.by_link, form=signing_in.Token),
+    Page("GET", "/sign-in/{provider}", Who.EVERYBODY, oidc.leave, query=signing_in.Next),
+    Page("GET", "/sign-in/{provider}/callback", Who.EVERYBODY, oidc.come_back, query=oidc.Back),
     Page("POST", "/sign-out", Who.SIGNED_IN, signing_in.out),
     Page("POST", "/sign-out/everywhere", Who.SIGNED_IN, signing_in.out_everywhere),
     # admins'

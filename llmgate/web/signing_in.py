@@ -14,6 +14,7 @@ from typing import Annotated
 
 import msgspec
 
+from ..config import label_of
 from ..errors import LlmgateError, Refusal
 from ..gateway.http import check_address
 from ..store import admins, keys, links, sessions
@@ -49,17 +50,23 @@ def show(tx: Tx, visit: Visit) -> Shown | Redirect:  # noqa: ARG001
     back = visit.typed.get("next") or getattr(visit.query, "next", None)
     if visit.session is not None and visit.refused is None:
         return Redirect(onward(back, admin=visit.session.admin is not None))
-    return Shown("sign_in.html", {"next": back if _is_local(back) else None})
+    return asking(visit, back)
 
 
-def _is_local(path: str | None) -> bool:
+def asking(visit: Visit, back: str | None = None, status: int = 200) -> Shown:
+    """The page with all ways to sign in; `back`: where to go on to."""
+    ways = {name: label_of(name, table) for name, table in visit.config.oidc.items()}
+    return Shown("sign_in.html", {"next": back if is_local(back) else None, "ways": ways}, status)
+
+
+def is_local(path: str | None) -> bool:
     """Whether it is a page of ours: a link to us must not lead on to somebody else."""
     return path is not None and _LOCAL.fullmatch(path) is not None
 
 
 def onward(back: str | None, *, admin: bool = False) -> str:
     """Where one goes who has signed in: back to where one wanted to, if that is a page of ours."""
-    if back is not None and _is_local(back):
+    if back is not None and is_local(back):
         return back
     return "/admin" if admin else "/portal"
 
@@ -81,7 +88,7 @@ async def by_key(visit: Visit) -> Redirect:
 
 def _begin(tx: Tx, visit: Visit, key: str) -> tuple[str, str, bool]:
     """A session for whoever has this key: its id, who that is, and whether it is an admin. Raises Refusal."""
-    _end_old(tx, visit)
+    end_old(tx, visit)
     begin = partial(sessions.begin, tx, "key", visit.address, visit.config.sign_in.session_ms)
     admin = visit.keeper.admin_of(tx, key)
     if admin is not None:
@@ -94,7 +101,7 @@ def _begin(tx: Tx, visit: Visit, key: str) -> tuple[str, str, bool]:
     return begin(user_id=caller.user_id, key_id=caller.key_id), f"user:{caller.user}", False
 
 
-def _end_old(tx: Tx, visit: Visit) -> None:
+def end_old(tx: Tx, visit: Visit) -> None:
     """Nobody is signed in twice with one browser."""
     if visit.session is not None:
         sessions.end(tx, visit.session.hash)
@@ -116,7 +123,7 @@ async def by_link(visit: Visit) -> Redirect:
 
     def begin(tx: Tx) -> tuple[str, str]:
         user = links.use(tx, visit.form.token or "")
-        _end_old(tx, visit)
+        end_old(tx, visit)
         lasts_ms = visit.config.sign_in.session_ms
         return sessions.begin(tx, "link", visit.address, lasts_ms, user_id=user["id"]), user["name"]
 
@@ -135,7 +142,7 @@ async def by_link(visit: Visit) -> Redirect:
 
 def out(tx: Tx, visit: Visit) -> Redirect:
     """Sign out this browser."""
-    _end_old(tx, visit)
+    end_old(tx, visit)
     return Redirect("/sign-in", said="You are signed out.", session="")
 
 

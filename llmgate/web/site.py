@@ -238,11 +238,13 @@ class Pages:
             if reply.said is not None:
                 headers.append((b"set-cookie", keeper.said_cookie(reply.said, visit)))
             headers += [(b"set-cookie", keeper.kept_cookie(name, text, visit)) for name, text in reply.keep.items()]
+            if visit.form_id_is_new:
+                headers.append((b"set-cookie", keeper.form_cookie(visit)))
             return 303, headers, b""
         body = render.page(reply, visit, _menu(visit))
         if visit.said is not None:
             headers.append((b"set-cookie", keeper.said_cookie(None, visit)))
-        if visit.form_id_is_new:
+        if visit.form_id_is_new:  # rendering may have begun one
             headers.append((b"set-cookie", keeper.form_cookie(visit)))
         return reply.status, [*headers, HTML], body
 

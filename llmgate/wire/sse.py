@@ -71,8 +71,8 @@ class SseReader:
         self._held = bytearray()
         self._given_up = False
         self._plain = False
-        """The quick way may be taken: something came, and it doesn't begin with a BOM or that is past; and parsing wasn't
-        given up."""
+        """The quick way may be taken: something came, and it doesn't begin with a BOM, or that is past; and parsing
+        wasn't given up."""
 
     @property
     def pending(self) -> bytes:
