@@ -53,11 +53,46 @@ ROWS: dict[str, Row] = {
     "POST /sign-out": Row(SIGNED_IN_POSTS),
     "POST /sign-out/everywhere": Row(SIGNED_IN_POSTS),
     "GET /portal": Row(USER),
+    "GET /sign-in/{provider}": Row("404 404 404 404 404 404 404 404"),
+    "GET /sign-in/{provider}/callback": Row("404 404 404 404 404 404 404 404"),
+    # admins'
+    **{
+        f"GET {path}": Row(ADMIN_READS)
+        for path in (
+            *("/admin", "/reports", "/reports/data"),
+            *(
+                f"/admin/pages/{name}"
+                for name in ("users", "users/{user}", "teams", "teams/{team}", "keys", "keys/{key}")
+            ),
+            *(f"/admin/pages/{name}" for name in ("credits", "credits/{account}", "limits", "limits/{target}")),
+            *(f"/admin/pages/{name}" for name in ("usage", "models", "plans", "events", "audit")),
+        )
+    },
+    **{
+        f"POST /admin/pages/{path}": Row(ADMIN_KEYS_POSTS)
+        for path in (
+            *("users", "users/{user}", "users/{user}/disable", "users/{user}/enable", "teams", "teams/{team}"),
+            *(
+                "keys",
+                "keys/{key}",
+                "keys/{key}/rotate",
+                "keys/{key}/revoke",
+                "keys/{key}/disable",
+                "keys/{key}/enable",
+            ),
+            "limits/{target}",
+        )
+    },
+    "POST /admin/pages/credits/{account}": Row(ADMIN_CREDITS_POSTS),
 }
 
 NAMED: dict[str, Callable[[House], str]] = {
     "key": lambda house: house.alice.key_id,
     "user": lambda house: house.alice.name,
+    "team": lambda _: "research",
+    "account": lambda house: house.alice.name,
+    "target": lambda house: house.alice.name,
+    "provider": lambda _: "nobody",
 }
 """What stands in the place of a path's names."""
 
