@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..store import accounts, audit, keys, ledger, links, sessions
+from ..store import accounts, audit, identities, keys, ledger, links, sessions
 from ..store.db import Row as StoreRow
 from ..store.db import Tx
 from ..types import Billing
@@ -43,6 +43,13 @@ DETAILS = (
 LINK = (Column("url", Kind.WORD), Column("user", Kind.WORD), Column("expires_at", Kind.TIME))
 
 SIGNED_OUT = (Column("user", Kind.WORD), Column("sessions", Kind.NUMBER))
+
+IDENTITIES = (
+    Column("issuer", Kind.TEXT),
+    Column("subject", Kind.TEXT),
+    Column("email", Kind.TEXT, Show.USED),
+    Column("created_at", Kind.TIME, minor=1),
+)
 
 UserName = Annotated[str, typer.Argument(metavar="USER")]
 TeamOption = Annotated[str | None, typer.Option("--team", metavar="TEAM", help="The team; '' for none.")]
@@ -240,6 +247,39 @@ def signout(ctx: typer.Context, user: UserName) -> None:
             audit.record(tx, "users.signout", user, after={"sessions": count})
         said = f"signed {user} out: {count} {'session' if count == 1 else 'sessions'} ended"
         result(ctx, SIGNED_OUT, {"user": user, "sessions": count}, said, zone=db.zone)
+
+
+@verb(
+    app,
+    "identities",
+    examples="""
+    llmgate users identities alice
+    llmgate users identities alice --forget
+    """,
+)
+def identities_(
+    ctx: typer.Context,
+    user: UserName,
+    forget: Annotated[bool, typer.Option("--forget", help="Unlink them, and sign the user out.")] = False,
+) -> None:
+    """List the accounts elsewhere ([oidc]) that sign a user in: each is linked when it does so first.
+
+    From then on the account counts, not its address. Where somebody has a new one, or somebody else's, --forget: who
+    signs in next is recognised by the user's e-mail again (`llmgate users set USER --email`).
+    """
+    with open_store(ctx) as db:
+        if forget:
+            with db.write() as tx:
+                found = identities.forget(tx, user)
+        else:
+            with db.read() as tx:
+                found = identities.of_user(tx, user)
+        rows = [
+            {"created_at": row["created_ms"], **{n: row[n] for n in ("issuer", "subject", "email")}} for row in found
+        ]
+        listing(ctx, IDENTITIES, rows, empty=f"no account elsewhere signs {user} in", zone=db.zone)
+        if forget:
+            note(f"forgotten: nobody is linked to user {user} any more")
 
 
 def _change(ctx: typer.Context, user: str, changes: dict[str, Any], said: str) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from ..errors import LlmgateError, Refusal, UsageError
 from ..names import check_new
 from ..types import Billing
-from . import accounts, audit
+from . import accounts, audit, sessions
 from .db import Row, Tx
 
 DENIED = "sign_in_refused"
@@ -187,12 +187,12 @@ def of_user(tx: Tx, user: str) -> list[Row]:
 
 
 def forget(tx: Tx, user: str) -> list[Row]:
-    """Nobody is this user any more: the next who signs in is recognised anew. Returns who it was."""
-    known = of_user(tx, user)
+    """Nobody is this user any more, and it is signed out: who signs in is recognised anew. Returns who it was."""
+    known, user_id = of_user(tx, user), accounts.user_row(tx, user)["id"]
     if not known:
-        raise UsageError(f"nobody is linked to user {user}")
-    tx.execute("DELETE FROM identities WHERE user_id = ?", (accounts.user_row(tx, user)["id"],))
-    audit.record(
-        tx, "users.forget", user, before=[{"issuer": row["issuer"], "subject": row["subject"]} for row in known]
-    )
+        raise UsageError(f"nobody is linked to user {user}: there is nothing to forget")
+    tx.execute("DELETE FROM identities WHERE user_id = ?", (user_id,))
+    sessions.end_all(tx, user_id)
+    was = [{"issuer": row["issuer"], "subject": row["subject"]} for row in known]
+    audit.record(tx, "users.forget", user, before={"identities": was})
     return known

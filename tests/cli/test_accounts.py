@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+from llmgate.store import identities
+from llmgate.store.db import Database
 
 from .conftest import Cli
 
@@ -168,3 +172,21 @@ def test_the_history_counts_what_requests_were_charged(reader: Cli) -> None:
     assert "$0.004 were charged since: the balance of alice is $4.994" in done.err
     balance = next(row["balance_usd"] for row in reader.data("credits") if row["account"] == "alice")
     assert balance == "4.994"
+
+
+def test_accounts_elsewhere_are_listed_and_forgotten(cli: Cli) -> None:
+    cli("users", "add", "alice", "--email", "alice@corp.example")
+    assert "no account elsewhere signs alice in" in cli("users", "identities", "alice").err
+    person = identities.Person(issuer="https://sso.example", subject="s-1", email="alice@corp.example")
+    with Database(Path(cli.data("config", "path")["database"])) as db, db.write() as tx:
+        identities.recognise(tx, person)
+    (row,) = cli.data("users", "identities", "alice")
+    assert (row["issuer"], row["subject"], row["email"]) == ("https://sso.example", "s-1", "alice@corp.example")
+    gone = cli("users", "identities", "alice", "--forget")
+    assert "s-1" in gone.out
+    assert "nobody is linked to user alice any more" in gone.err
+    assert cli.data("users", "identities", "alice") == []
+    assert "there is nothing to forget" in cli("users", "identities", "alice", "--forget", code=2).err
+    assert "did you mean alice" in cli("users", "identities", "alic", code=1).err
+    acts = cli.data("audit", "--since", "1h")
+    assert [act["action"] for act in acts] == ["users.add", "users.identify", "users.forget"]

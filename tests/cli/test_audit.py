@@ -81,7 +81,7 @@ CHANGE_NOTHING = {
 }
 """Of the books, that is. (A list and a `show` never do.)"""
 
-ELSEWHERE = {"db restore", "db migrate", "db prune", "import", "admins add", "admins revoke"}
+ELSEWHERE = {"db restore", "db migrate", "db prune", "import", "admins add", "admins revoke", "users identities"}
 """What has tests of its own of what it tells the audit, if anything."""
 
 BEFORE = (

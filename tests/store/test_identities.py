@@ -204,7 +204,7 @@ def test_who_signs_in_as_a_user_is_listed_and_forgotten(book: Book) -> None:
     assert links(book) == 0
     (act,) = book.rows("SELECT * FROM audit WHERE action = 'users.forget'")
     assert act["before"] == (
-        '[{"issuer":"https://else.example","subject":"9"},{"issuer":"https://sso.example","subject":"1"}]'
+        '{"identities":[{"issuer":"https://else.example","subject":"9"},{"issuer":"https://sso.example","subject":"1"}]}'
     )
     with book.write() as tx, pytest.raises(UsageError, match="nobody is linked to user alice"):
         identities.forget(tx, "alice")
