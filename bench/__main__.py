@@ -19,6 +19,7 @@ from llmgate.engines import ENGINES
 
 from . import load
 from .flat import flat
+from .installed import installed
 from .paced import paced
 from .processes import BenchError, many_files
 from .soak import soak
@@ -32,7 +33,10 @@ LEGS: dict[str, Leg] = {
     "workers": workers,
     "soak": soak,
     "flat": flat,
+    "installed": installed,
 }
+
+WITHOUT_ENGINE = {"installed"}
 
 
 def main() -> int:
@@ -47,7 +51,12 @@ def main() -> int:
         rows=args.rows,
         beside=not args.alone,
     )
-    runs = [(name, engine) for name in args.legs or ["throughput"] for engine in args.engine or ENGINES]
+    engines = args.engine or list(ENGINES)
+    runs = [
+        (name, engine)
+        for name in args.legs or ["throughput"]
+        for engine in (engines[:1] if name in WITHOUT_ENGINE else engines)
+    ]
     result = {}
     try:
         with _progress() as say:

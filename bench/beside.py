@@ -15,6 +15,7 @@ from .processes import Process
 from .scene import Scene, Target
 
 LITELLM_STARTS_S = 120.0
+LITELLM_KEY = "sk-bench"
 
 NGINX = """\
 daemon off;
@@ -70,10 +71,10 @@ def litellm(scene: Scene) -> Target | None:
     (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
     command = [program, "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
     env = {"PATH": os.environ.get("PATH", ""), "HOME": str(folder), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    env["LITELLM_LOG"] = "ERROR"
+    env |= {"LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": LITELLM_KEY}
     address = f"http://127.0.0.1:{port}"
     start = lambda: Process("litellm", command, folder, env, address=address)  # noqa: E731
-    return scene.other("litellm", start, within_s=LITELLM_STARTS_S)
+    return scene.other("litellm", start, keys=(LITELLM_KEY,), within_s=LITELLM_STARTS_S)
 
 
 def _free_port() -> int:

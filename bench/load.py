@@ -25,7 +25,7 @@ from llmgate import server
 
 from .upstream import CONTENT_LENGTH
 
-DRAIN_S = 10
+DRAIN_S = 30
 """What the last answers are given to come."""
 
 
@@ -115,11 +115,15 @@ end
 
 function done(summary, latency)
   local e = summary.errors
-  local failed = e.connect + e.read + e.write + e.status + e.timeout
+  local failed = string.format("%d %d %d %d %d", e.connect, e.read, e.write, e.status, e.timeout)
   local p50, p99 = latency:percentile(50), latency:percentile(99)
-  io.write(string.format("summed %d %d %.3f %.3f\\n", summary.requests, failed, p50 / 1000, p99 / 1000))
+  io.write(string.format("summed %d %.3f %.3f %s\\n", summary.requests, p50 / 1000, p99 / 1000, failed))
 end
 """
+
+
+FAILURES = ("connect", "read", "write", "status", "timeout")
+"""What wrk tells apart."""
 
 
 def wrk(ask: Ask, connections: int, seconds: float) -> Sample:
@@ -127,7 +131,7 @@ def wrk(ask: Ask, connections: int, seconds: float) -> Sample:
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(_script(ask, connections, seconds))
         script.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds) + DRAIN_S}s", "--timeout=5s"]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds) + DRAIN_S}s", f"--timeout={DRAIN_S}s"]
         drained, summed, said = 0.0, None, []
         command += ["-s", script.name, ask.url]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -143,9 +147,10 @@ def wrk(ask: Ask, connections: int, seconds: float) -> Sample:
                         said.append(line)
     if summed is None:
         raise Void(f"wrk failed (there is also --load python): {''.join(said).strip()}")
-    requests, failed, p50_ms, p99_ms = summed
-    if failed:
-        raise Void(f"{failed:,.0f} of {requests:,.0f} requests failed")
+    requests, p50_ms, p99_ms, *failed = summed
+    if any(failed):
+        kinds = ", ".join(f"{kind} {number:,.0f}" for kind, number in zip(FAILURES, failed, strict=True) if number)
+        raise Void(f"of {requests:,.0f} requests some failed: {kinds}")
     if not drained:
         raise Void(f"not every request was answered within {DRAIN_S} s")
     return Sample(int(requests), drained, p50_ms, p99_ms)

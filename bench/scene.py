@@ -138,12 +138,14 @@ class Scene:
             "bare", lambda: Process("bare", python("bench.bare", self._for("bare"), engine), self.folder, env)
         )
 
-    def other(self, name: str, start: Callable[[], Process], *, within_s: float = START_S) -> Target:
+    def other(
+        self, name: str, start: Callable[[], Process], *, keys: tuple[str, ...] = (), within_s: float = START_S
+    ) -> Target:
         """Somebody who keeps no books."""
         began = time.monotonic()
         with self.cores.on(self.cores.gateway):
             process = self._stack.enter_context(running(start()))
-        target = Target(name, process, process.address())
+        target = Target(name, process, process.address(), keys)
         return self._answering(target, began, within_s)
 
     def gateway(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ class Ratio(NamedTuple):
 
     @classmethod
     def of(cls, above: Sequence[float], below: Sequence[float]) -> Ratio:
-        rounds = [one / other for one, other in zip(above, below, strict=True)]
+        rounds = [one / other if other else math.inf for one, other in zip(above, below, strict=True)]
         return cls(statistics.median(rounds), min(rounds), max(rounds))
 
 
