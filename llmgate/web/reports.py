@@ -26,6 +26,7 @@ from .summing import (
     GROUPINGS,
     MARGIN,
     MEASURES,
+    TOP,
     TOPS,
     WASTED,
     Asked,
@@ -55,12 +56,14 @@ def show(tx: Tx, visit: Visit) -> Reply:
         "presets": presets(today),
         "measures": [(name, name) for name in MEASURES],
         "tops": [(str(top), f"{top} and others") for top in TOPS],
+        "top": str(TOP),
     }
     try:
         wanted = asked(tx, visit.query)
     except Refusal as error:
         visit.refused = error
         visit.typed = {name: value for name, value in msgspec.structs.asdict(visit.query).items() if value is not None}
+        visit.typed |= {name: "" for name in ("start", "end") if not _fits(visit.typed.get(name))}
         return Shown("reports.html", given, error.http_status)
     report = read(tx, wanted)
     given |= {"wanted": wanted, "report": report}
@@ -73,6 +76,14 @@ def show(tx: Tx, visit: Visit) -> Reply:
     else:
         given |= {"used": _latest(tx, today)}
     return Shown("reports.html", given)
+
+
+def _fits(text: str | None) -> bool:
+    """Whether a field for a date takes it. One that wasn't given stays as it is."""
+    try:
+        return text is None or date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _latest(tx: Tx, today: date) -> tuple[date, date] | None:
