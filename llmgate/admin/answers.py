@@ -38,6 +38,10 @@ class Told(Struct, frozen=True, kw_only=True):
         """What of it admins change: its ETag is made of this. None: it has none."""
         return None
 
+    def other_status(self) -> int | None:
+        """Another status than the route's; None: that one."""
+        return None
+
 
 def _time(ms: int | None) -> str | None:
     return rfc3339(ms) if ms is not None else None
@@ -54,9 +58,12 @@ class User(Told, frozen=True, kw_only=True):
     email: str | None
     status: str
     created_at: Time
+    leads: str | None
+    """The team that it leads."""
 
     def version(self) -> Any:
-        return [self.user, self.team, self.plan, self.billing, self.account, self.email, self.status]
+        given = [self.user, self.team, self.plan, self.billing, self.account, self.email, self.status]
+        return [*given, self.leads]
 
 
 def user(row: Row) -> dict[str, Any]:
@@ -64,7 +71,7 @@ def user(row: Row) -> dict[str, Any]:
         "user": row["name"],
         "account": row["name"] if row["payer_kind"] == "user" else f"team:{row['team']}",
         "created_at": rfc3339(row["created_ms"]),
-        **{name: row[name] for name in ("team", "plan", "email", "status")},
+        **{name: row[name] for name in ("team", "plan", "email", "status", "leads")},
         "billing": Billing(row["billing"]),
     }
 
@@ -346,6 +353,62 @@ def upstream(found: Upstream, resting: Mapping[str, list[str]], recent: list[Row
         recent_requests=len(mine),
         recent_errors=mine.count("error"),
     )
+
+
+class KeyRequest(Told, frozen=True, kw_only=True):
+    """Somebody who asked for a key, or to be a user."""
+
+    id: int
+    user: str
+    existing: bool
+    """There is a user of this name: the key would be that user's."""
+    note: str | None
+    address: str
+    email: str | None
+    """As the issuer says who vouches for it; null: nobody does."""
+    status: str
+    created_at: Time
+    decided_by: str | None
+    decided_at: Time | None
+    key: str | None
+
+
+def key_request(row: Row) -> KeyRequest:
+    return KeyRequest(
+        **{name: row[name] for name in ("id", "note", "address", "email", "status", "decided_by")},
+        user=row["username"],
+        existing=bool(row["existing"]),
+        created_at=rfc3339(row["created_ms"]),
+        decided_at=_time(row["decided_ms"]),
+        key=f"{row['user']}/{row['key_name']}" if row["key_id"] is not None else None,
+    )
+
+
+class Asked(Told, frozen=True, kw_only=True):
+    """What became of a request for a key."""
+
+    username: str
+    status: Annotated[str, Meta(extra_json_schema={"enum": ["waiting", "denied", "issued"]})]
+    key: str | None
+    """The only time that it is shown; null: there is none yet."""
+    secret: str | None
+    """What to come back with to /public/keys/claim; told this once."""
+
+    def other_status(self) -> int | None:
+        return 202 if self.secret is not None else None
+
+
+class MaskedKey(Struct, frozen=True, kw_only=True):
+    key: str
+    """Its first and its last four characters."""
+    status: str
+
+
+class PublicKeys(Told, frozen=True, kw_only=True):
+    """What anybody may know of the keys that were asked for under a name."""
+
+    username: str
+    keys: list[MaskedKey]
 
 
 class Usage(Told, frozen=True, kw_only=True):

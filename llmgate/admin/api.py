@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from email.utils import formatdate
@@ -16,12 +17,13 @@ from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from ..errors import Failure, LlmgateError, Refusal
-from ..gateway.admins import Door
+from ..gateway import cors
+from ..gateway.admins import Attempts, Door
 from ..gateway.http import Disconnected, header, names_connections, read_body, unread
 from ..gateway.pipeline import Gateway
 from ..wire.openai import error_body
 from .asked import body_of, query_of
-from .calls import Route, call_of
+from .calls import NOBODY, Route, call_of
 from .desk import Desk, Done, Terms
 from .document import openapi
 from .pages import FILES, File, content
@@ -31,6 +33,9 @@ log = logging.getLogger("llmgate.admin")
 
 MOST_BODY = 256 * 1024
 """Bytes of a body: the longest that is any use has some lists of globs."""
+
+MOST_PUBLIC_BODY = 8 * 1024
+"""Of who has no key."""
 
 LISTS = ("by", "tag")
 """Fields of a query that may be given several times."""
@@ -48,6 +53,7 @@ class Api:
         self._gateway = gateway
         self._desk = desk
         self._door = Door(gateway)
+        self._guesses = Attempts("names and secrets that nobody has here")
         token = gateway.config.admin_token
         if token is not None and len(token.reveal()) < SHORT_TOKEN:
             log.warning("ADMIN_TOKEN has fewer than %d characters: it can be guessed, take a longer one", SHORT_TOKEN)
@@ -81,6 +87,8 @@ class Api:
 
     async def answer(self, route: Route, scope: Scope, receive: Receive) -> Done:
         """Who asks, what for, and what came of it. No body is read before the admin key is known."""
+        if route.scope is None:
+            return await self._public(route, scope, receive)
         admin, key = self._door.admin(scope)
         if not admin.scope.covers(route.scope):
             raise Refusal(
@@ -99,6 +107,33 @@ class Api:
             log.info("%s: %s %s", admin.actor, route.method, route.path)
         return done
 
+    def check_public(self) -> None:
+        """Raises Refusal where nobody is served who has no key."""
+        if self._gateway.config.self_service.mode == "off":
+            raise Refusal("self-service is off here", code="not_found")
+
+    async def _public(self, route: Route, scope: Scope, receive: Receive) -> Done:
+        """The same for somebody without any key. Whoever tries names that are taken, or not there, has to wait."""
+        config = self._gateway.config
+        address, now = self._gateway.address_of(scope), time.monotonic()
+        body = None
+        if route.writes:
+            _check_site(scope, config.server.cors_origins)
+            raw = await read_body(scope, receive, most=MOST_PUBLIC_BODY, timeout_s=config.server.body_timeout)
+            body = body_of(route.body, raw)
+        query = query_of(route.query, scope["query_string"])
+        self._guesses.check(address, now)
+        call = call_of(self._gateway, NOBODY, scope["path_params"], query, body, address)
+        try:
+            done = await self._desk.do(route, call, Terms(admin_key=""))
+        except Refusal as error:
+            if error.code in ("not_found", "conflict"):
+                self._guesses.wrong(address, now)
+            raise
+        if route.writes:
+            log.info("%s: %s %s", call.actor, route.method, route.path)
+        return done
+
 
 class _Path:
     """What is at one path, by method. (An object, because Starlette would read the request for a function.)"""
@@ -108,6 +143,8 @@ class _Path:
         self._of = of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if any(route.scope is None for route in self._of.values()):
+            self._api.check_public()
         route = self._of.get("GET" if scope["method"] == "HEAD" else scope["method"])
         if route is None:
             raise _wrong_method(scope, self._of)
@@ -177,6 +214,14 @@ async def _refuse(error: LlmgateError, scope: Scope, receive: Receive, send: Sen
         headers["connection"] = "close"  # its body may not have been read
     async with unread(receive):
         await Response(error_body(error), error.http_status, headers, "application/json")(scope, receive, send)
+
+
+def _check_site(scope: Scope, origins: tuple[str, ...]) -> None:
+    """Raises Refusal where a browser says that a page of another site sends this: its visitors would ask for keys."""
+    if header(scope["headers"], b"sec-fetch-site") in (b"cross-site", b"same-site") and not cors.allowed(
+        origins, scope
+    ):
+        raise Refusal("this was sent by a page of another site, which [server] cors_origins doesn't name")
 
 
 def _terms(route: Route, key: str, scope: Scope, raw: bytes) -> Terms:

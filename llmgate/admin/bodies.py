@@ -108,6 +108,23 @@ class NewUser(Sent, frozen=True, kw_only=True, forbid_unknown_fields=True):
     email: Text | None = None
 
 
+class RequestsOf(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    all: Annotated[bool, Meta(description="Those that were decided as well")] = False
+
+
+class Approval(Sent, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    existing: Annotated[bool, Meta(description="Also if there is a user of this name, whose the key would be")] = False
+
+
+class NewRequest(Sent, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    username: Name
+    note: Annotated[str, Meta(max_length=500, description="A word to whoever decides")] | None = None
+
+
+class Claim(Sent, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    secret: Annotated[str, Meta(max_length=200, description="What the request was answered")]
+
+
 class UserChange(Sent, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is left out stays as it is; null takes away."""
 
@@ -115,6 +132,7 @@ class UserChange(Sent, frozen=True, kw_only=True, forbid_unknown_fields=True):
     plan: Name | UnsetType | None = UNSET
     email: Text | UnsetType | None = UNSET
     billing: NewBilling | UnsetType | None = UNSET
+    leads: Annotated[Name, Meta(description="The team that it leads")] | UnsetType | None = UNSET
 
 
 class NewTeam(Sent, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,6 +16,9 @@ from ..store.db import Tx
 from ..types import Billing
 from . import bodies
 
+NOBODY = Admin("", Scope.READ)
+"""In place of an admin, where anybody may call."""
+
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked, by whom, and the config of that moment."""
@@ -29,6 +32,13 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     upstreams: Mapping[str, Upstream]
     resting: Mapping[str, list[str]]
     """What this process knows of its upstreams, as `Gateway.resting`."""
+    address: str = ""
+    """Where it comes from, if anybody may call."""
+
+    @property
+    def actor(self) -> str:
+        """What the audit calls who does it."""
+        return self.admin.actor if self.admin is not NOBODY else f"public:{self.address}"
 
     @property
     def default_billing(self) -> Billing:
@@ -51,13 +61,16 @@ Does = Callable[[Tx, Call], Any]
 class Route(NamedTuple):
     method: str
     path: str
-    scope: Scope
+    scope: Scope | None
+    """None: anybody may, where self-service is on."""
     does: Does
     answer: Any
     """The type of what is told."""
     query: type[msgspec.Struct] = bodies.Nothing
     body: type[msgspec.Struct] | None = None
     status: int = 200
+    also: tuple[int, ...] = ()
+    """Other statuses of what goes well, as the answer says."""
     same: Does | None = None
     """Of a change: what tells the thing as it is before. With its ETag `If-Match` is compared."""
     must_match: bool = False
@@ -75,7 +88,9 @@ class Route(NamedTuple):
         return self.method != "GET"
 
 
-def call_of(gateway: Gateway, admin: Admin, params: Mapping[str, str], query: Any, body: Any) -> Call:
+def call_of(
+    gateway: Gateway, admin: Admin, params: Mapping[str, str], query: Any, body: Any, address: str = ""
+) -> Call:
     """What is asked now, with the config of now. Within the loop."""
     return Call(
         admin=admin,
@@ -86,4 +101,5 @@ def call_of(gateway: Gateway, admin: Admin, params: Mapping[str, str], query: An
         policy=gateway.policy,
         upstreams=gateway.upstreams,
         resting=gateway.resting(),
+        address=address,
     )

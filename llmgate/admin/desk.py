@@ -22,7 +22,7 @@ from ..store.answers import Answer
 from ..store.db import Database, Tx
 from ..store.keys import hash_key
 from .answers import Told
-from .calls import Call, Route
+from .calls import NOBODY, Call, Route
 
 T = TypeVar("T")
 
@@ -80,8 +80,8 @@ class Desk:
 
 def _change(db: Database, route: Route, call: Call, terms: Terms) -> Done:
     with db.write() as own:
-        tx = Tx(own.conn, own.now_ms, call.admin.actor)
-        if call.admin.name != admins.ENV:
+        tx = Tx(own.conn, own.now_ms, call.actor)
+        if call.admin is not NOBODY and call.admin.name != admins.ENV:
             admins.authenticate(tx, hash_key(terms.admin_key))
         if terms.idempotency_key is not None:
             before = answers.find(tx, terms.admin_key, terms.idempotency_key, terms.request)
@@ -96,7 +96,8 @@ def _change(db: Database, route: Route, call: Call, terms: Terms) -> Done:
 
 
 def _told(route: Route, told: msgspec.Struct) -> Done:
-    return Done(Answer(route.status, msgspec.json.encode(told)), etag(told))
+    status = told.other_status() if isinstance(told, Told) else None
+    return Done(Answer(status or route.status, msgspec.json.encode(told)), etag(told))
 
 
 def etag(told: msgspec.Struct) -> str | None:

@@ -22,6 +22,8 @@ PARAMS: dict[str, tuple[str, dict[str, Any]]] = {
     "key": ("The key's id.", {"pattern": "^k-[0-9a-z]{8}$"}),
     "account": ("A user's name, or team:NAME.", {"pattern": f"^(team:)?{NAME.pattern}$"}),
     "target": ("A user's name, user:U, team:T or key:ID.", {"pattern": f"^((user|team|key):)?{NAME.pattern}$"}),
+    "request": ("The number of the request.", {"pattern": "^[1-9][0-9]{0,14}$"}),
+    "username": ("The name that keys were asked for under.", {"pattern": f"^{NAME.pattern}$"}),
     "whose": ("A user's name, or a key's id.", {"pattern": f"^{NAME.pattern}$"}),
 }
 
@@ -43,6 +45,13 @@ CHANGING = ("request_timeout", "conflict", "request_too_large", "unsupported_enc
 def codes_of(route: Route) -> set[str]:
     """The codes that a route's errors may have."""
     found = {*ALWAYS, *(CHANGING if route.writes else ())}
+    if route.scope is None:
+        found = {*found, "not_found", "config_error"} - {
+            "missing_key",
+            "invalid_key",
+            "key_revoked",
+            "scope_not_allowed",
+        }
     if "{" in route.path or route.body is not None or route.query.__struct_fields__:
         found.add("not_found")
     if route.same is not None:
@@ -99,7 +108,7 @@ def _operation(route: Route, of: dict[str, Any], components: dict[str, Any]) -> 
         {"name": name, "in": "query", "required": name in query.get("required", ()), "schema": _given(schema)}
         for name, schema in query.get("properties", {}).items()
     ]
-    if route.method == "POST":
+    if route.method == "POST" and route.scope is not None:
         parameters.append(_header("Idempotency-Key", "The same twice does it once, for a day.", {"maxLength": 255}))
     if route.same is not None:
         about = "The ETag of what is to be changed: 412 if somebody changed it since."
@@ -112,12 +121,13 @@ def _operation(route: Route, of: dict[str, Any], components: dict[str, Any]) -> 
     return {
         "operationId": f"{route.method.lower()}_{route.does.__name__}",
         "summary": route.summary,
-        "description": f"Takes an admin key of scope {_scopes(route)}.",
-        "tags": [route.path.split("/")[2]],
+        "description": _takes(route),
+        "tags": [route.path.split("/")[2 if route.scope is not None else 1]],
+        **({"security": []} if route.scope is None else {}),
         "parameters": parameters,
         **({"requestBody": _body(route, of)} if route.body is not None else {}),
         "responses": {
-            str(route.status): answered,
+            **{str(status): answered for status in (route.status, *route.also)},
             **{status: _error(status, route, of) for status in sorted(errors)},
         },
     }
@@ -129,8 +139,10 @@ def _given(schema: dict[str, Any]) -> dict[str, Any]:
     return options[0] if len(options) == 1 else schema
 
 
-def _scopes(route: Route) -> str:
-    return "read, keys, credits or all" if not route.writes else f"{route.scope} or all"
+def _takes(route: Route) -> str:
+    if route.scope is None:
+        return "Takes no key. Where `[self_service]` is off, it is not there."
+    return f"Takes an admin key of scope {f'{route.scope} or all' if route.writes else 'read, keys, credits or all'}."
 
 
 def _header(name: str, about: str, more: dict[str, Any], *, required: bool = False) -> dict[str, Any]:

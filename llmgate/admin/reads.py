@@ -11,7 +11,7 @@ from ..clock import day_of
 from ..errors import Refusal
 from ..limits import Limit
 from ..money import MAX_NANO, usd
-from ..store import accounts, audit, events, keys, ledger, limits, monitor, prices, reports, usage
+from ..store import accounts, audit, events, keys, ledger, limits, monitor, prices, reports, requests, usage
 from ..store.db import Row, Tx
 from . import answers, bodies
 from .answers import Page
@@ -99,6 +99,12 @@ def key_list(tx: Tx, call: Call) -> Page[answers.Key]:
 def key(tx: Tx, call: Call) -> answers.Key:
     """Show all that is known of a key."""
     return answers.Key(**answers.key(keys.key_row(tx, call.params["key"])))
+
+
+def request_list(tx: Tx, call: Call) -> Page[answers.KeyRequest]:
+    """List requests for keys that wait for a decision, oldest first."""
+    rows = requests.list_requests(tx, decided=call.query.all)
+    return sliced(call.query, rows, answers.key_request, lambda row: [f"{row['id']:019}"])
 
 
 # ── money ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..store.admins import Scope
-from . import answers, bodies, reads, writes
+from . import answers, bodies, public, reads, writes
 from .answers import Page
 from .calls import Route
 
@@ -11,6 +11,7 @@ READ, KEYS, CREDITS = Scope.READ, Scope.KEYS, Scope.CREDITS
 
 USER, TEAM, KEY = "/admin/users/{user}", "/admin/teams/{team}", "/admin/keys/{key}"
 LIMITS = "/admin/limits/{target}"
+REQUEST = "/admin/requests/{request}"
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/admin/me", READ, reads.me, answers.Me),
@@ -33,6 +34,13 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", f"{KEY}/rotate", KEYS, writes.rotate_key, answers.IssuedKey, body=bodies.Rotation),
     Route("POST", f"{KEY}/disable", KEYS, writes.disable_key, answers.Key),
     Route("POST", f"{KEY}/enable", KEYS, writes.enable_key, answers.Key),
+    # who asks for a key
+    Route("GET", "/admin/requests", READ, reads.request_list, Page[answers.KeyRequest], bodies.RequestsOf),
+    Route("POST", f"{REQUEST}/approve", KEYS, writes.approve_request, answers.KeyRequest, body=bodies.Approval),
+    Route("POST", f"{REQUEST}/deny", KEYS, writes.deny_request, answers.KeyRequest),
+    Route("POST", "/public/keys", None, public.ask, answers.Asked, body=bodies.NewRequest, status=201, also=(202,)),
+    Route("POST", "/public/keys/claim", None, public.claim, answers.Asked, body=bodies.Claim),
+    Route("GET", "/public/keys/{username}", None, public.masked_keys, answers.PublicKeys),
     # money
     Route("GET", "/admin/balance", READ, reads.balance, Page[answers.Account], bodies.Paged, overdue=True),
     Route("POST", "/admin/credits", CREDITS, writes.add_credits, answers.Moved, body=bodies.NewCredits, status=201),

@@ -4,6 +4,7 @@ is what the OpenAPI document says of it.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -12,8 +13,9 @@ from msgspec import UNSET
 from .. import clock
 from ..errors import Refusal
 from ..money import parse_usd
+from ..names import quoted
 from ..plans import check
-from ..store import accounts, keys, ledger, limits
+from ..store import accounts, keys, ledger, limits, requests
 from ..store.admins import Scope
 from ..store.db import Tx
 from ..store.issuing import Wish, issue
@@ -166,6 +168,29 @@ def enable_key(tx: Tx, call: Call) -> answers.Key:
 
 def _switch(tx: Tx, call: Call, verb: str) -> answers.Key:
     return answers.Key(**answers.key(keys.set_state(tx, call.params["key"], verb)))
+
+
+# ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def approve_request(tx: Tx, call: Call) -> answers.KeyRequest:
+    """Let who asked have the key, and be a user if it is none: it is made when it is fetched."""
+    service, existing = call.config.self_service, call.body.existing
+    number = _number(call)
+    row = requests.approve(tx, service, number, call.policy, call.default_billing, existing=existing)
+    return answers.key_request(row)
+
+
+def deny_request(tx: Tx, call: Call) -> answers.KeyRequest:
+    """Refuse a request, or take back an approval that wasn't used yet."""
+    return answers.key_request(requests.deny(tx, _number(call)))
+
+
+def _number(call: Call) -> int:
+    text = call.params["request"]
+    if not re.fullmatch(r"[0-9]{1,15}", text):
+        raise Refusal(f"there is no request {quoted(text[:100])}: GET /admin/requests lists them", code="not_found")
+    return int(text)
 
 
 # ── credits and limits ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import math
 import time
 from collections import OrderedDict
@@ -12,6 +11,7 @@ from ..errors import Refusal
 from ..store import admins
 from ..store.admins import Admin, Scope
 from ..store.keys import hash_key, well_formed
+from ..store.requests import subscriber
 from .http import Scope as Request
 from .http import header
 from .pipeline import Gateway
@@ -26,37 +26,29 @@ MOST_ADDRESSES = 4096
 
 
 class Attempts:
-    """How often an address has sent a wrong key lately. Known to one process alone. Times are in seconds."""
+    """How often an address has sent something wrong lately. Known to one process alone. Times are in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "wrong keys") -> None:
+        self._what = what
         self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def check(self, address: str, now: float) -> None:
         """Raises Refusal 429 for an address that has tried too often."""
-        count, since = self._wrong.get(_network(address), (0, now))
+        count, since = self._wrong.get(subscriber(address), (0, now))
         left = since + FORGET_S - now
         if count >= MOST_WRONG and left > 0:
             raise Refusal(
-                "too many wrong keys from your address: wait a minute",
+                f"too many {self._what} from your address: wait a minute",
                 code="rate_limited",
                 headers=(("retry-after", str(max(math.ceil(left), 1))),),
             )
 
     def wrong(self, address: str, now: float) -> None:
-        network = _network(address)
+        network = subscriber(address)
         count, since = self._wrong.pop(network, (0, now))
         self._wrong[network] = (count + 1, since) if now < since + FORGET_S else (1, now)
         if len(self._wrong) > MOST_ADDRESSES:
             self._wrong.popitem(last=False)
-
-
-def _network(address: str) -> str:
-    """An address, or the network that one subscriber has of IPv6."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    return str(ipaddress.ip_network((ip, 64), strict=False)) if ip.version == 6 else address
 
 
 class Door:

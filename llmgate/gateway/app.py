@@ -27,7 +27,7 @@ log = logging.getLogger("llmgate.server")
 MODELS = re.compile(rb"/v1(?:alpha|beta)?/models(?:/(.+))?")
 
 
-API = (b"/admin", b"/openapi.json", b"/docs", b"/redoc")
+API = (b"/admin", b"/public/", b"/openapi.json", b"/docs", b"/redoc")
 """Paths of the admin API: these, and all that begin so and are no pages."""
 
 SITE = (b"/portal", b"/reports", b"/request-key", b"/sign-in", b"/sign-out", b"/admin/pages", b"/static/")

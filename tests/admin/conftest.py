@@ -17,6 +17,8 @@ from tests.served import Person, Served, answers, completion, main_upstream, usa
 
 TOKEN = "the-admin-token-of-the-environment"
 
+SERVICE = {"mode": "open", "limits": ["5 requests/day"], "per_address": "100000/day", "per_name": "100000/day"}
+
 PLANS = {"starter": {"price": 29, "limits": ["1000 requests/day"]}, "pro": {"billing": "prepaid"}}
 
 
@@ -76,6 +78,7 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
             "/v1/files": {"upstream": "main", "unmetered": True},
         }
         config = {"upstreams": {"main": main_upstream(up)}, "plans": PLANS, "models": models, "routes": routes}
+        config["self_service"] = SERVICE
         folder: Path = tmp_path_factory.mktemp("office")
         with Served(folder, config, env={"ADMIN_TOKEN": TOKEN}) as served:
             found = Office(served)
