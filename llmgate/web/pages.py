@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..admin import bodies
 from ..store.admins import Scope
 from . import home, oidc, portal, reports, signing_in, summing
-from .console import keys, money, people, watching
+from .console import keys, money, people, requests, watching
 from .visits import Page, Who
 
 READ, KEYS, CREDITS = Scope.READ, Scope.KEYS, Scope.CREDITS
@@ -77,6 +77,15 @@ PAGES: tuple[Page, ...] = (
     Page("GET", f"{ADMIN}/limits", READ, money.limits, query=money.Target, menu="Limits", wide=True),
     Page("GET", LIMITS, READ, money.limits_of, wide=True),
     Page("POST", LIMITS, KEYS, money.put_limits, form=money.LimitsForm, again=money.limits_of, wide=True),
+    Page("GET", f"{ADMIN}/requests", READ, requests.listing, query=bodies.RequestsOf, menu="Requests", wide=True),
+    Page(
+        *("POST", f"{ADMIN}/requests/{{request}}/approve", KEYS, requests.approve),
+        form=bodies.Approval,
+        query=bodies.RequestsOf,
+        again=requests.listing,
+        wide=True,
+    ),
+    Page("POST", f"{ADMIN}/requests/{{request}}/deny", KEYS, requests.deny),
     Page("GET", f"{ADMIN}/usage", READ, watching.usage, query=bodies.UsageOf, menu="Usage", wide=True),
     Page("GET", f"{ADMIN}/models", READ, watching.models, query=bodies.Searched, menu="Models", wide=True),
     Page("GET", f"{ADMIN}/plans", READ, watching.plans, query=bodies.Paged, menu="Plans", wide=True),

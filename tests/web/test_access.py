@@ -64,7 +64,10 @@ ROWS: dict[str, Row] = {
                 f"/admin/pages/{name}"
                 for name in ("users", "users/{user}", "teams", "teams/{team}", "keys", "keys/{key}")
             ),
-            *(f"/admin/pages/{name}" for name in ("credits", "credits/{account}", "limits", "limits/{target}")),
+            *(
+                f"/admin/pages/{name}"
+                for name in ("credits", "credits/{account}", "limits", "limits/{target}", "requests")
+            ),
             *(f"/admin/pages/{name}" for name in ("usage", "models", "plans", "events", "audit")),
         )
     },
@@ -80,7 +83,7 @@ ROWS: dict[str, Row] = {
                 "keys/{key}/disable",
                 "keys/{key}/enable",
             ),
-            "limits/{target}",
+            *("limits/{target}", "requests/{request}/approve", "requests/{request}/deny"),
         )
     },
     "POST /admin/pages/credits/{account}": Row(ADMIN_CREDITS_POSTS),
@@ -93,6 +96,7 @@ NAMED: dict[str, Callable[[House], str]] = {
     "account": lambda house: house.alice.name,
     "target": lambda house: house.alice.name,
     "provider": lambda _: "nobody",
+    "request": lambda _: "1",
 }
 """What stands in the place of a path's names."""
 

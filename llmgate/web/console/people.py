@@ -22,6 +22,7 @@ class UserForm(Struct, frozen=True, forbid_unknown_fields=True):
     team: Name | None = None
     plan: Name | None = None
     email: Text | None = None
+    leads: Name | None = None
     billing: Billing = None
 
 
