@@ -117,27 +117,6 @@ def make(tx: Tx, person: Person, terms: Terms) -> Row:
     return user
 
 
-def ask(tx: Tx, person: Person, address: str) -> Row:
-    """The request of somebody to be a user: one that waits or was denied, else a new one. Raises Refusal.
-
-    It has no secret to come back with: whoever the issuer vouches for again is the one who asked.
-    """
-    asked = tx.one(
-        "SELECT * FROM requests WHERE issuer = ? AND subject = ? AND status IN ('waiting', 'denied') ORDER BY id DESC",
-        *(person.issuer, person.subject),
-    )
-    if asked is not None:
-        return asked
-    row = tx.one(
-        "INSERT INTO requests (username, address, issuer, subject, email, status, created_ms) "
-        "VALUES (?, ?, ?, ?, ?, 'waiting', ?) RETURNING *",
-        *(new_name(tx, person), address, person.issuer, person.subject, person.email, tx.now_ms),
-    )
-    assert row is not None
-    audit.record(tx, "requests.add", row["username"], after={"issuer": person.issuer, "email": person.email})
-    return row
-
-
 def new_name(tx: Tx, person: Person) -> str:
     """What a new user is called: the issuer's name for it, else what stands before the @ of its address. If somebody
     else has that, the whole address. Raises Refusal where it would be, or look like, another user's.

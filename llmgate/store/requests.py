@@ -24,7 +24,7 @@ from ..money import ceil_div, to_nano
 from ..names import check_new, quoted
 from ..plans import Policy
 from ..types import Billing
-from . import accounts, audit, keys, ledger, selfmade
+from . import accounts, audit, identities, keys, ledger, selfmade
 from .db import Row, Tx
 
 PREFIX = "sk-lg-request-"
@@ -192,6 +192,9 @@ def approve(
     row = request_row(tx, number)
     if row["status"] not in ("waiting", "denied"):
         raise Refusal(f"request {number} was approved already", code="conflict")
+    known = identities.find(tx, row["issuer"], row["subject"]) if row["issuer"] is not None else None
+    if known is not None:
+        raise Refusal(f"who asked is user {known['name']} by now: deny request {number}", code="conflict")
     there = _alike(tx, row["username"])
     if there is not None and (there != row["username"] or row["issuer"] is not None):
         raise Refusal(
@@ -207,11 +210,8 @@ def approve(
     if there is None:
         _welcome(tx, service, row["username"], policy, default, row["email"])
     if row["issuer"] is not None:
-        user_id = accounts.user_row(tx, row["username"])["id"]
-        tx.execute(
-            "INSERT INTO identities (issuer, subject, user_id, email, created_ms) VALUES (?, ?, ?, ?, ?)",
-            (row["issuer"], row["subject"], user_id, row["email"], tx.now_ms),
-        )
+        user = accounts.user_row(tx, row["username"])
+        identities.link(tx, user, row["issuer"], row["subject"], row["email"])
     return _decide(tx, row, "done" if row["issuer"] is not None else "approved", user_added=there is None)
 
 

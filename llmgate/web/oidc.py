@@ -24,7 +24,7 @@ import msgspec
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 from ..errors import Failure, LlmgateError, Refusal, UpstreamFailure
-from ..store import accounts, identities, sessions
+from ..store import accounts, identities, requests, sessions
 from ..store.db import Row, Tx
 from ..store.identities import Person, Terms
 from . import signing_in
@@ -191,7 +191,10 @@ def _made(tx: Tx, visit: Visit, way: Way, person: Person) -> Row:
 
 
 def _asks(tx: Tx, visit: Visit, person: Person) -> str:
-    row = identities.ask(tx, person, visit.address)
+    name = identities.new_name(tx, person)
+    row = requests.to_be_user(
+        tx, name, issuer=person.issuer, subject=person.subject, email=person.email, address=visit.address
+    )
     if row["status"] == "denied":
         raise Refusal("your request to be a user here was denied: ask your admin", code="sign_in_refused")
     return str(row["username"])

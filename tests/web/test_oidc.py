@@ -13,7 +13,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from llmgate.store import accounts, identities
+from llmgate.config import SelfService
+from llmgate.errors import Refusal
+from llmgate.store import accounts, identities, requests
+from llmgate.types import Billing
+from tests.books import POLICY
 from tests.replay import Replay, json_answer
 from tests.served import Served, main_upstream
 from tests.web.conftest import Browser, words_of
@@ -215,8 +219,23 @@ def test_approval(hall: Hall, browser: Browser) -> None:
     assert (row["issuer"], row["hash"]) == (hall.mock.url, None)
     assert hall.row(name) is None
     with hall.served.tx() as tx:
-        tx.execute("UPDATE requests SET status = 'denied' WHERE id = ?", (row["id"],))
+        requests.deny(tx, row["id"])
     refused(signs_in(hall, browser, "asked", name), 403, "your request to be a user here was denied")
+    with hall.served.tx() as tx:
+        requests.approve(tx, SelfService(), row["id"], POLICY, Billing.METERED)
+    assert signs_in(hall, browser, "asked", name).headers["location"] == "/portal"
+    assert (hall.row(name)["email"], hall.linked(name)) == (f"{name}@corp.example", 1)
+
+
+def test_approval_of_who_is_a_user_by_now(hall: Hall, browser: Browser) -> None:
+    name = hall.person()
+    signs_in(hall, browser, "asked", name)
+    hall.user("erna", f"{name}@corp.example")
+    assert signs_in(hall, browser, "asked", name).headers["location"] == "/portal"
+    number = hall.served.value("SELECT id FROM requests WHERE subject = ?", name)
+    with hall.served.tx() as tx, pytest.raises(Refusal, match=f"who asked is user erna by now: deny request {number}"):
+        requests.approve(tx, SelfService(), number, POLICY, Billing.METERED)
+    assert hall.row(name) is None
 
 
 # ── who is let in ─────────────────────────────────────────────────────────────────────────────────────────────────────
