@@ -36,6 +36,9 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
 
+PATIENCE_MS = 30_000
+"""A busy machine is no defect."""
+
 
 class Unseen(pytest.Module):
     """Tests that need what isn't here."""
@@ -60,8 +63,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def chromium() -> AsyncIterator[Browser]:
     """Without a window, a network, a profile or anything that it would do by itself."""
-    from playwright.async_api import async_playwright
+    from playwright.async_api import async_playwright, expect
 
+    expect.set_options(timeout=PATIENCE_MS)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         yield browser
@@ -89,7 +93,7 @@ async def open_window(chromium: Browser) -> AsyncIterator[OpenWindow]:
 
     async def open_one(url: str, *, javascript: bool = True, **options: Any) -> Window:
         context = await chromium.new_context(java_script_enabled=javascript, reduced_motion="reduce", **options)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(PATIENCE_MS)
         opened.append(Window(context, await context.new_page(), url, javascript=javascript))
         return opened[-1]
 

@@ -54,9 +54,14 @@ WIDER = """() => {
     .map(one => one.outerHTML.slice(0, 120));
 }"""
 
-BACKGROUND = """() => [document.body, document.documentElement]
-  .map(one => getComputedStyle(one).backgroundColor).find(color => color != "rgba(0, 0, 0, 0)") ?? ""
-"""
+BACKGROUND = """() => {
+  const probe = document.body.appendChild(document.createElement("i"));
+  probe.style.backgroundColor = "Canvas";
+  const all = [document.body, document.documentElement, probe].map(one => getComputedStyle(one).backgroundColor);
+  probe.remove();
+  return all.find(color => color != "rgba(0, 0, 0, 0)");
+}"""
+"""What is painted behind everything: what the page says, or else the browser's own."""
 
 
 class Window:
