@@ -22,14 +22,13 @@ from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.utils import parse_socket_addr, suppress_body
 
 from . import idle
+from .gateway.plain import FIELDS, LENGTH
 from .idle import Idle
 
 Headers = list[tuple[bytes, bytes]]
 
-_FIELDS = rb"(?:[-!#$%&'*+.^_`|~0-9a-zA-Z]+:[^\0\n\v\f\r]*\r\n)*"
-_HEAD = re.compile(rb"([A-Z]+) (/[!-~]*) HTTP/1\.1\r\n(" + _FIELDS + rb")\r\n")
-_WRITTEN = re.compile(_FIELDS)
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+_HEAD = re.compile(rb"([A-Z]+) (/[!-~]*) HTTP/1\.1\r\n(" + FIELDS + rb")\r\n")
+_WRITTEN = re.compile(FIELDS)
 
 _NOT_PLAIN = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings"})
 
@@ -61,7 +60,7 @@ def parse(head: bytes) -> Head | None:
         if name == b"host":
             hosts += 1
         elif name == b"content-length":
-            if length is not None or not _LENGTH.fullmatch(value):
+            if length is not None or not LENGTH.fullmatch(value):
                 return None
             length = int(value)
         elif name == b"connection":

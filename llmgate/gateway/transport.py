@@ -8,7 +8,8 @@ things that a gateway needs and aiohttp doesn't do are added here, and nowhere e
 - an error says whether the request may have reached the upstream (`_meaning`).
 
 A plain request - a body at hand, no proxy, no header that is about the connection - is written to the connection as it
-is, and its answer taken from there: aiohttp's session takes half as long again as all the rest of the way (`_send`).
+is, and a plain answer taken from there (`Transport._send`, `_Protocol.ask`, `plain`): aiohttp's session, its parser and
+its reader take longer than all that llmgate does with them. The pool is aiohttp's, and so is whatever isn't plain.
 
 Not public in aiohttp: `StreamReader._read_nowait`, `TCPConnector._factory`, `ClientRequest` and what the session calls
 of `ResponseHandler`, and its `_payload`. They are the same in 3.11 to 3.14; a version that changes them fails in
@@ -38,6 +39,8 @@ from aiohttp.http import HttpProcessingError
 from httpx_aiohttp import AiohttpTransport
 from multidict import CIMultiDict
 from yarl import URL
+
+from . import plain
 
 _READ_AHEAD = 2**16
 """Twice this much of an answer is read ahead of a slow client; aiohttp's own 256 KiB are a lot for 10,000 streams."""
@@ -128,7 +131,7 @@ _OF_THE_CONNECTION = frozenset(
 )
 """With one of these a request is the session's."""
 
-_HEADERS = re.compile(rb"(?:[-!#$%&'*+.^_`|~0-9a-zA-Z]+: [^\0\r\n]*\r\n)*")
+_HEADERS = re.compile(plain.FIELDS)
 
 
 class _Pool(aiohttp.TCPConnector):
@@ -155,7 +158,10 @@ class _Pool(aiohttp.TCPConnector):
 
 
 class _Protocol(ResponseHandler):
-    """A connection that knows whether it was used before, and whether it was answered since it was used again."""
+    """A connection that knows whether it was used before, and whether it was answered since it was used again.
+
+    Whoever writes a request to it themselves is given a plain answer as it is (`ask`).
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pool: _Pool) -> None:
         super().__init__(loop)
@@ -163,6 +169,11 @@ class _Protocol(ResponseHandler):
         self._generation = pool.generation
         self._uses = 0
         self._answered = False
+        self._asked: asyncio.Future[Reply | None] | None = None
+        """Waits for the head of an answer."""
+        self._connection: aiohttp.connector.Connection | None = None
+        self._body: _Body | None = None
+        """Of a plain answer, until all of it is here."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._pool.certificate = transport.get_extra_info("peercert")
@@ -174,9 +185,63 @@ class _Protocol(ResponseHandler):
         self._answered = False
         super().set_response_params(**params)
 
+    def ask(self, connection: aiohttp.connector.Connection) -> asyncio.Future[Reply | None]:
+        """For a request that is written by the caller: its answer; None: it isn't plain, and is to be had by `read`."""
+        self._uses += 1
+        self._answered = False
+        self._connection = connection
+        self._asked = self._loop.create_future()
+        return self._asked
+
     def data_received(self, data: bytes) -> None:
         self._answered = True
-        super().data_received(data)
+        if self._body is not None:
+            self._take(self._body, data)
+        elif self._asked is not None:
+            self._begin(self._asked, data)
+        else:
+            super().data_received(data)
+
+    def _begin(self, asked: asyncio.Future[Reply | None], data: bytes) -> None:
+        if asked.done():
+            return  # nobody waits any more, and the connection is about to be closed
+        self._asked = None
+        end = data.find(b"\r\n\r\n") + 4
+        head = plain.parse(data[:end]) if 4 <= end <= _MOST_FIELD else None
+        if head is None:
+            super().set_response_params(
+                read_until_eof=True, auto_decompress=False, read_bufsize=_READ_AHEAD, max_field_size=_MOST_FIELD
+            )
+            super().data_received(data)
+            asked.set_result(None)
+            return
+        assert self._connection is not None
+        self._should_close = head.close
+        body = self._body = _Body(self, plain.Chunked() if head.length is None else plain.Sized(head.length))
+        asked.set_result(Reply(head.status, head.reason, head.headers, body, self._connection.close))
+        self._take(body, data[end:])
+
+    def _take(self, body: _Body, data: bytes) -> None:
+        try:
+            rest = body.feed(data)
+        except ValueError as error:
+            self._body = None
+            self._should_close = True
+            body.end(aiohttp.ClientPayloadError(str(error)))
+            if self.transport is not None:
+                self.transport.close()
+            return
+        if rest is not None:
+            self._body = None
+            self._should_close = self._should_close or bool(rest)
+            body.end()
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.release()
+
+    @property
+    def should_close(self) -> bool:
+        return self._body is not None or self._asked is not None or super().should_close
 
     def resume_reading(self, *args: Any, **kwargs: Any) -> None:
         """aiohttp calls it for each piece that is taken, and then looks for more to parse: there is none unless reading
@@ -189,6 +254,9 @@ class _Protocol(ResponseHandler):
         if lost and self._uses > 1 and not self._answered:
             self._pool.generation += 1
             exc = _Stale(str(exc))
+        asked, self._asked = self._asked, None
+        if asked is not None and not asked.done():
+            asked.set_exception(exc)
         super().set_exception(exc, *cause)
 
     def is_connected(self) -> bool:
@@ -197,14 +265,20 @@ class _Protocol(ResponseHandler):
         return super().is_connected() and not self.should_close and self._generation == self._pool.generation
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        payload = self._payload
+        payload, body, self._body = self._payload, self._body, None
+        if body is not None:
+            lost = aiohttp.ClientPayloadError("the body has no end")
+            body.end(lost if exc is None else aiohttp.ClientOSError(*exc.args))
         if exc is not None:  # aiohttp takes even a reset for the end of a body that ends with its connection
             _break_off(payload, aiohttp.ClientOSError(*exc.args))
         super().connection_lost(exc)
         _break_off(payload, aiohttp.ClientPayloadError("the body is not HTTP"))  # aiohttp would let a reader wait
 
     def close(self) -> None:
-        _break_off(self._payload, aiohttp.ClientConnectionError("the connection was closed"))  # here too
+        closed = aiohttp.ClientConnectionError("the connection was closed")
+        _break_off(self._payload, closed)  # here too
+        if self._body is not None:
+            self._body.end(closed)
         if self.transport is not None and self.transport.get_write_buffer_size():
             self.transport.abort()  # aiohttp would go on sending what was cancelled
         super().close()
@@ -214,6 +288,71 @@ def _break_off(payload: aiohttp.StreamReader | None, error: aiohttp.ClientError)
     """End a body with an error, unless it has ended already."""
     if payload is not None and not payload.is_eof() and payload.exception() is None:
         payload.set_exception(error)
+
+
+class _Body:
+    """Of a plain answer, in the words of aiohttp's `StreamReader`."""
+
+    __slots__ = ("_decoder", "_error", "_over", "_paused", "_pieces", "_protocol", "_size", "_waiter")
+
+    def __init__(self, protocol: _Protocol, decoder: plain.Sized | plain.Chunked) -> None:
+        self._protocol = protocol
+        self._decoder = decoder
+        self._pieces: list[bytes] = []
+        """Those that were not read yet."""
+        self._size = 0
+        self._paused = False
+        self._over = False
+        self._error: aiohttp.ClientError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Returns what comes after its end. Raises as `plain.Chunked.feed`."""
+        try:
+            return self._decoder.feed(data, self._pieces)
+        finally:
+            self._size += len(data)
+            transport = self._protocol.transport
+            if self._size > 2 * _READ_AHEAD and not self._paused and transport is not None:
+                self._paused = True
+                transport.pause_reading()
+            if self._pieces:
+                self._wake()
+
+    def end(self, error: aiohttp.ClientError | None = None) -> None:
+        if not self._over:
+            self._over = True
+            self._error = error
+            self._resume()
+            self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def readany(self) -> bytes:
+        if not self._pieces and not self._over:
+            self._waiter = self._protocol._loop.create_future()
+            await self._waiter
+        if self._error is not None:
+            raise self._error
+        return self._read_nowait(-1)
+
+    def _read_nowait(self, _: int) -> bytes:
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._size = 0
+        self._resume()
+        return data
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            transport = self._protocol.transport
+            if transport is not None and not transport.is_closing():
+                transport.resume_reading()
 
 
 class Reply(httpx.AsyncByteStream):
@@ -230,7 +369,7 @@ class Reply(httpx.AsyncByteStream):
         status: int,
         reason: str | None,
         headers: tuple[tuple[bytes, bytes], ...],
-        content: aiohttp.StreamReader,
+        content: aiohttp.StreamReader | _Body,
         close: Callable[[], None],
     ) -> None:
         self.status = status
@@ -339,7 +478,7 @@ class Transport(AiohttpTransport):
     ) -> Reply:
         """The same without httpx's objects, which take as long to make as all the rest of a request. `told` is what
         `extensions["connected"]` is."""
-        if isinstance(body, bytes) and len(body) <= _ONE_WRITE and method in _PLAIN:
+        if isinstance(body, bytes) and len(body) <= _ONE_WRITE and method in _PLAIN and timeout.sock_read is None:
             written, place = _written(headers), self._place(url)
             if written is not None and place is not None:
                 return await self._send(method, place, written, body, timeout, told)
@@ -376,12 +515,12 @@ class Transport(AiohttpTransport):
             return self._places[url]
         where = URL(url, encoded=True)
         try:
-            plain = self._proxy is None and where.scheme in ("http", "https") and where.host and where.user is None
+            simple = self._proxy is None and where.scheme in ("http", "https") and where.host and where.user is None
         except ValueError:
-            plain = False
+            simple = False
         if len(self._places) >= _MOST_PLACES:
             self._places.clear()
-        self._places[url] = _Place(where, self._session) if plain else None
+        self._places[url] = _Place(where, self._session) if simple else None
         return self._places[url]
 
     async def _send(
@@ -404,21 +543,17 @@ class Transport(AiohttpTransport):
             told()
         protocol: Any = connection.protocol
         try:
-            protocol.set_response_params(
-                read_until_eof=True,
-                auto_decompress=False,
-                read_timeout=timeout.sock_read,
-                read_bufsize=_READ_AHEAD,
-                max_field_size=_MOST_FIELD,
-            )
             if protocol.transport is None or protocol.transport.is_closing():
                 raise aiohttp.ServerDisconnectedError
             length = b"Content-Length: %d\r\n" % len(body) if body or method != "GET" else b""
+            asked = protocol.ask(connection)
             protocol.transport.write(
                 b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n%b"
                 % (method.encode(), place.target, place.host, headers, length, body)
             )
-            protocol.start_timeout()
+            reply: Reply | None = await asked
+            if reply is not None:
+                return reply
             while True:
                 message, content = await protocol.read()
                 if message.code >= 200 or message.code == 101:

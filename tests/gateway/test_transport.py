@@ -345,6 +345,22 @@ async def test_a_finished_answer_gives_its_connection_back(up: Replay, transport
     assert [request.connection for request in up.requests] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("size", [100_000, 140_000, 200_000, 3_000_000])
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_large_answer_that_is_read_late_gives_it_back_too(
+    up: Replay, transport: Transport, size: int, chunked: bool
+) -> None:
+    """However much of it was here before it was read."""
+    whole = b"x" * size
+    for _ in range(3):
+        up.answer(*(sse_answer(whole) if chunked else body_answer(whole)))
+        response = await send(transport, up.url)
+        await asyncio.sleep(0.02)
+        assert await response.aread() == whole
+    assert up.disconnects == 0
+    assert len({request.connection for request in up.requests}) == 1
+
+
 async def test_an_unfinished_answer_does_not(up: Replay, transport: Transport) -> None:
     up.answer(*sse_answer(EVENTS[0], HANG))
     up.answer(*json_answer({}))
