@@ -44,6 +44,15 @@ ADMIN_KEYS_POSTS = "303 403 403 403 403 400 403 400"
 ADMIN_CREDITS_POSTS = "303 403 403 403 403 403 400 400"
 ADMIN_ALL_POSTS = "303 403 403 403 403 403 403 400"
 
+LISTS = ("users", "teams", "keys", "credits", "limits", "usage", "models", "plans", "events", "audit")
+THINGS = ("users/{user}", "teams/{team}", "keys/{key}", "credits/{account}", "limits/{target}")
+KEPT = (
+    *("users", "users/{user}", "users/{user}/disable", "users/{user}/enable", "teams", "teams/{team}"),
+    *("keys", *(f"keys/{{key}}{verb}" for verb in ("", "/rotate", "/revoke", "/disable", "/enable"))),
+    "limits/{target}",
+)
+"""What admins see, and what those of scope keys change."""
+
 ROWS: dict[str, Row] = {
     "GET /": Row(EVERYBODY),
     "GET /sign-in": Row("200 303 303 303 303 303 303 303"),
@@ -53,11 +62,18 @@ ROWS: dict[str, Row] = {
     "POST /sign-out": Row(SIGNED_IN_POSTS),
     "POST /sign-out/everywhere": Row(SIGNED_IN_POSTS),
     "GET /portal": Row(USER),
+    # admins'
+    **dict.fromkeys(("GET /admin", "GET /reports", "GET /reports/data"), Row(ADMIN_READS)),
+    **dict.fromkeys((f"GET /admin/pages/{name}" for name in LISTS), Row(ADMIN_READS)),
+    **dict.fromkeys((f"GET /admin/pages/{name}" for name in THINGS), Row(ADMIN_READS)),
+    **dict.fromkeys((f"POST /admin/pages/{name}" for name in KEPT), Row(ADMIN_KEYS_POSTS)),
+    "POST /admin/pages/credits/{account}": Row(ADMIN_CREDITS_POSTS),
 }
 
 NAMED: dict[str, Callable[[House], str]] = {
     "key": lambda house: house.alice.key_id,
-    "user": lambda house: house.alice.name,
+    **dict.fromkeys(("user", "account", "target"), lambda house: house.alice.name),
+    "team": lambda _: "research",
 }
 """What stands in the place of a path's names."""
 
