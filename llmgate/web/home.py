@@ -45,7 +45,7 @@ curl {url}/v1/chat/completions \\
   -H "Authorization: Bearer {KEY}" \\
   -H "Content-Type: application/json" \\
   -d '{{"model": "{model}",
-       "messages": [{{"role": "user", "content": "Hello"}}]}}'""",
+  "messages": [{{"role": "user", "content": "Hello"}}]}}'""",
         ),
         Snippet(
             "OpenAI SDK (Python)",

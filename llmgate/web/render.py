@@ -61,6 +61,7 @@ def _environment() -> Environment:
         "percent": percent,
         "number": number,
         "words": words,
+        "sentence": sentence,
         "date": _date,
         "time": _time,
         "when": _when,
@@ -88,6 +89,12 @@ _CODE = re.compile(r"`([^`]*)`")
 def words(text: str) -> Markup:
     """A sentence of ours, where code stands between `backticks`."""
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it was escaped
+
+
+def sentence(text: str) -> Markup:
+    """The same, as a sentence stands in a page: errors begin as a part of one."""
+    end = "" if text.endswith((".", "!", "?", ":")) else "."
+    return words(f"{text[:1].upper()}{text[1:]}{end}")
 
 
 def _moment(context: Context, ms: int) -> datetime:

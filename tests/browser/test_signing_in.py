@@ -28,7 +28,7 @@ async def test_a_wrong_key_and_a_wrong_path(window: Window) -> None:
     await window.look("sign-in")
     await page.get_by_label("Your key").fill("sk-lg-nonsense")
     await page.get_by_role("button", name="Sign in").click()
-    await expect(page.get_by_role("alert")).to_contain_text("this is no key of this gateway")
+    await expect(page.get_by_role("alert")).to_contain_text("This is no key of this gateway")
     await window.look("sign-in-refused", status=401)
     await window.go("/portal/nothing", status=404)
 

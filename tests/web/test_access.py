@@ -44,6 +44,15 @@ ADMIN_KEYS_POSTS = "303 403 403 403 403 400 403 400"
 ADMIN_CREDITS_POSTS = "303 403 403 403 403 403 400 400"
 ADMIN_ALL_POSTS = "303 403 403 403 403 403 403 400"
 
+LISTS = ("users", "teams", "keys", "credits", "limits", "requests", "usage", "models", "plans", "events", "audit")
+THINGS = ("users/{user}", "teams/{team}", "keys/{key}", "credits/{account}", "limits/{target}")
+KEPT = (
+    *("users", "users/{user}", "users/{user}/disable", "users/{user}/enable", "teams", "teams/{team}"),
+    *("keys", *(f"keys/{{key}}{verb}" for verb in ("", "/rotate", "/revoke", "/disable", "/enable"))),
+    *("limits/{target}", "requests/{request}/approve", "requests/{request}/deny"),
+)
+"""What admins see, and what those of scope keys change."""
+
 ROWS: dict[str, Row] = {
     "GET /": Row(EVERYBODY),
     "GET /sign-in": Row("200 303 303 303 303 303 303 303"),
@@ -56,45 +65,17 @@ ROWS: dict[str, Row] = {
     "GET /sign-in/{provider}": Row("404 404 404 404 404 404 404 404"),
     "GET /sign-in/{provider}/callback": Row("404 404 404 404 404 404 404 404"),
     # admins'
-    **{
-        f"GET {path}": Row(ADMIN_READS)
-        for path in (
-            *("/admin", "/reports", "/reports/data"),
-            *(
-                f"/admin/pages/{name}"
-                for name in ("users", "users/{user}", "teams", "teams/{team}", "keys", "keys/{key}")
-            ),
-            *(
-                f"/admin/pages/{name}"
-                for name in ("credits", "credits/{account}", "limits", "limits/{target}", "requests")
-            ),
-            *(f"/admin/pages/{name}" for name in ("usage", "models", "plans", "events", "audit")),
-        )
-    },
-    **{
-        f"POST /admin/pages/{path}": Row(ADMIN_KEYS_POSTS)
-        for path in (
-            *("users", "users/{user}", "users/{user}/disable", "users/{user}/enable", "teams", "teams/{team}"),
-            *(
-                "keys",
-                "keys/{key}",
-                "keys/{key}/rotate",
-                "keys/{key}/revoke",
-                "keys/{key}/disable",
-                "keys/{key}/enable",
-            ),
-            *("limits/{target}", "requests/{request}/approve", "requests/{request}/deny"),
-        )
-    },
+    **dict.fromkeys(("GET /admin", "GET /reports", "GET /reports/data"), Row(ADMIN_READS)),
+    **dict.fromkeys((f"GET /admin/pages/{name}" for name in LISTS), Row(ADMIN_READS)),
+    **dict.fromkeys((f"GET /admin/pages/{name}" for name in THINGS), Row(ADMIN_READS)),
+    **dict.fromkeys((f"POST /admin/pages/{name}" for name in KEPT), Row(ADMIN_KEYS_POSTS)),
     "POST /admin/pages/credits/{account}": Row(ADMIN_CREDITS_POSTS),
 }
 
 NAMED: dict[str, Callable[[House], str]] = {
     "key": lambda house: house.alice.key_id,
-    "user": lambda house: house.alice.name,
+    **dict.fromkeys(("user", "account", "target"), lambda house: house.alice.name),
     "team": lambda _: "research",
-    "account": lambda house: house.alice.name,
-    "target": lambda house: house.alice.name,
     "provider": lambda _: "nobody",
     "request": lambda _: "1",
 }

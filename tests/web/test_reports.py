@@ -171,7 +171,7 @@ def test_a_csv_is_what_the_command_writes(admin: Browser, house: House, tmp_path
 
 def test_what_is_not_asked_rightly_is_told_above_the_form(admin: Browser) -> None:
     page = admin.shown("/reports?start=2024-02-30&end=2024-03-01&measure=charge", 400)
-    assert "the start 2024-02-30 is not in the calendar" in words_of(page)
+    assert "The start 2024-02-30 is not in the calendar" in words_of(page)
     assert 'value="2024-03-01"' in page.text
     assert '<option value="charge" selected>' in page.text
     assert tables_of(page) == {}
