@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -108,6 +108,14 @@ class GitHub:
         return json_answer({"message": "Requires authentication"}, 401)
 
 
+@contextmanager
+def nowhere() -> Iterator[str]:
+    """An address where nobody listens, and nobody else can meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
 def form_of(request: Request) -> dict[str, str]:
     return dict(parse_qsl(request.body.decode()))
 
@@ -161,7 +169,3 @@ def provider(folder: Path, *options: str) -> Iterator[Provider]:
     finally:
         process.terminate()
         process.wait(30)
-
-
-def claims_of(**more: Any) -> str:
-    return json.dumps(more)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -15,13 +14,13 @@ import pytest
 
 from llmgate.config import SelfService
 from llmgate.errors import Refusal
-from llmgate.store import accounts, identities, requests
+from llmgate.store import accounts, identities, requests, sessions
 from llmgate.types import Billing
 from tests.books import POLICY
 from tests.replay import Replay, json_answer
 from tests.served import Served, main_upstream
 from tests.web.conftest import Browser, words_of
-from tests.web.issuers import CLIENT, CLIENT_SECRET, GitHub, Liar, Provider, provider, query_of
+from tests.web.issuers import CLIENT, CLIENT_SECRET, GitHub, Liar, Provider, nowhere, provider, query_of
 
 _numbers = count(1)
 
@@ -65,10 +64,8 @@ def table(issuer: str, **more: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
     folder: Path = tmp_path_factory.mktemp("hall")
-    with provider(folder) as mock, Replay() as up, Replay() as lying, Replay() as hub:
+    with provider(folder) as mock, Replay() as up, Replay() as lying, Replay() as hub, nowhere() as gone:
         liar, github = Liar(lying), GitHub(hub)
-        with socket.create_server(("127.0.0.1", 0)) as taken:  # nobody listens there afterwards
-            nowhere = f"http://127.0.0.1:{taken.getsockname()[1]}"
         ways = {
             "made": table(mock.url, label="Example SSO", new_users="create", plan="starter"),
             "corp": table(mock.url, new_users="create", allowed_domains=["corp.example"]),
@@ -78,7 +75,7 @@ def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
             "lost": table(mock.url, new_users="create", team="nobody"),
             "liar": table(liar.issuer, label="Liar & <b>Co</b>", new_users="create"),
             "hub": table(github.up.url, preset="github", new_users="create", allowed_domains=["corp.example"]),
-            "gone": table(nowhere),
+            "gone": table(gone),
         }
         plans = {"starter": {"limits": ["$5/month"], "billing": "prepaid"}}
         server = {"trusted_proxies": ["127.0.0.1"]}
@@ -147,10 +144,9 @@ def test_a_user_signs_in(hall: Hall, browser: Browser) -> None:
     assert "SameSite=Lax" in cookie
     assert "ann" in words_of(browser.shown("/portal"))
     assert hall.linked("ann") == 1
-    (way, key) = hall.served.value(
-        "SELECT way || '|' || coalesce(key_id, '') FROM sessions ORDER BY created_ms DESC"
-    ).split("|")
-    assert (way, key) == ("oidc", "")
+    with hall.served.view() as tx:
+        (session,) = sessions.of_user(tx, accounts.user_row(tx, "ann")["id"])
+    assert (session["way"], session["key_id"]) == ("oidc", None)
     hall.served.logged("user:ann signed in by strict, from 10.0.0.")
 
 

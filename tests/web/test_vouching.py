@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -19,7 +18,7 @@ from llmgate.store.identities import Person
 from llmgate.web import vouching
 from llmgate.web.vouching import Question, Way
 from tests.replay import HANG, RESET, Replay, body_answer, head, json_answer
-from tests.web.issuers import CLIENT, CLIENT_SECRET, GitHub, Liar, form_of, key, query_of
+from tests.web.issuers import CLIENT, CLIENT_SECRET, GitHub, Liar, form_of, key, nowhere, query_of
 
 QUESTION = Question(
     state="the-state", nonce="the-nonce", verifier="v" * 43, redirect_uri="http://gate/sign-in/sso/callback"
@@ -29,6 +28,12 @@ QUESTION = Question(
 def way(issuer: str, **more: Any) -> Way:
     table = OidcTable(issuer=issuer, client_id=CLIENT, client_secret=Secret(CLIENT_SECRET), label="SSO", **more)
     return vouching.way_of("sso", table)
+
+
+@pytest.fixture(autouse=True)
+def forgetful() -> None:
+    """Issuers are known by their address, and the next test's may have the port of the last one's."""
+    vouching._said_lately.clear()
 
 
 @pytest.fixture
@@ -342,10 +347,8 @@ async def test_who_is_slow_is_not_waited_for(liar: Liar, path: str, monkeypatch:
 
 
 async def test_nobody_is_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    with pytest.raises(UpstreamFailure, match=r"^SSO can't be asked from here") as caught:
-        await vouching.address(way(f"http://127.0.0.1:{port}"), QUESTION)
+    with nowhere() as url, pytest.raises(UpstreamFailure, match=r"^SSO can't be asked from here") as caught:
+        await vouching.address(way(url), QUESTION)
     assert caught.value.http_status == 503
 
 
