@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from sqlite3 import Cursor
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from ..clock import hour_start_ms
@@ -102,26 +102,57 @@ def stream(tx: Tx, by: Sequence[str], filters: dict[str, Any]) -> Cursor:
     return tx.execute(f"SELECT {', '.join(selected)} {source} {grouped} ORDER BY {', '.join(order)}", wanted)
 
 
-def by_day(tx: Tx, kept: Mapping[str, Sequence[str]], filters: dict[str, Any]) -> list[Row]:
-    """The sums of `EACH` for each day, and within it for the groups that are `kept` of each grouping: what these don't
-    name is one group, None. From roll-ups.
+TOGETHER = {"user": "r.user_id", "team": "r.team_id", "model": "r.model"}
+"""Groupings whose sums are worked out in one reading of the roll-ups, by what these call them."""
 
-    All groupings at once: reading the roll-ups is what takes long, and what is read together adds up to the same.
+
+class Summed(NamedTuple):
+    """What a group used, in a whole period or on one day of it."""
+
+    by: str
+    day: str | None
+    group: str | None
+    """None: all that aren't told apart. Empty: no team."""
+    requests: int
+    tokens: int
+    cost_nano: int
+    charge_nano: int
+    wasted_nano: int
+
+
+_SUMMED = {"tokens": f"{EACH['input_tokens']} + {EACH['output_tokens']}"} | EACH
+
+
+def together(tx: Tx, since: str, until: str, each_day_of: Mapping[str, Sequence[str]] | None = None) -> list[Summed]:
+    """What each user, each team and each model used; or on each day those that are named, and all others as one.
+
+    It is reading the roll-ups that takes long: they are read once for all groupings, and by ids, because to look up a
+    name for each of them would take as long again.
     """
-    wanted = _wanted(filters)
-    names = {f"kept_{name}": json.dumps(groups) for name, groups in kept.items()}
-    columns = ["r.day AS day"] + [
-        f'CASE WHEN {GROUPS[name]} IN (SELECT value FROM json_each(:kept_{name})) THEN {GROUPS[name]} END AS "{name}"'
-        for name in kept
-    ]
-    selected = columns + [f"sum({sql}) AS {name}" for name, sql in EACH.items()]
-    return tx.execute(
+    names = {by: dict(tx.execute(f"SELECT id, name FROM {by}s").fetchall()) for by in ("user", "team")}
+    names["team"][0] = ""
+    keys, values = dict(TOGETHER), {"since": since, "until": until}
+    for by, groups in (each_day_of or {}).items():
+        known = names.get(by)
+        kept = groups if known is None else [key for key, name in known.items() if name in groups]
+        values[by] = json.dumps(kept)
+        keys[by] = f"CASE WHEN {keys[by]} IN (SELECT value FROM json_each(:{by})) THEN {keys[by]} END"
+    sums = Summed._fields[3:]
+    each = ", ".join(f"sum({_SUMMED[name]}) AS {name}" for name in sums)
+    added = ", ".join(f"sum({name})" for name in sums)
+    sides = [f"SELECT '{by}', day, {by}_key, {added} FROM cube GROUP BY 2, 3" for by in keys]
+    found = tx.execute(
         f"""
-        SELECT {", ".join(selected)} {_from(tx, "rollups", list(kept), wanted)} {_where(wanted, False)}
-        GROUP BY {", ".join(str(place + 1) for place in range(len(columns)))}
+        WITH cube AS MATERIALIZED (
+          SELECT {"NULL" if each_day_of is None else "r.day"} AS day,
+            {", ".join(f"{key} AS {by}_key" for by, key in keys.items())}, {each}
+          FROM rollups r WHERE r.day BETWEEN :since AND :until GROUP BY 1, 2, 3, 4
+        )
+        {" UNION ALL ".join(sides)}
         """,
-        wanted | names,
-    ).fetchall()
+        values,
+    )
+    return [Summed(by, day, names[by].get(key) if by in names else key, *rest) for by, day, key, *rest in found]
 
 
 def days_of_use(tx: Tx) -> tuple[str, str] | None:

@@ -39,8 +39,11 @@ from .summing import (
     presets,
     read,
 )
-from .tables import Cell, Column, Draw, Kind, Table, amounts
+from .tables import Cell, Column, Draw, Kind, Others, Table, amounts
 from .visits import Download, Reply, Shown, Told, Visit
+
+DWARFING = 3
+"""How many times the highest bar a bar of all others may be."""
 
 # ── the page ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -115,16 +118,19 @@ def sheets(report: Report) -> list[Sheet]:
     share = Column("share", Kind.SHARE, [measure.of(sums) for sums in users])
     running = [measure.of(sums) for sums in accumulate(days[:-1], Sums.plus)]
     so_far = Column(f"{measure.name} so far", _kind(measure), [*running, running[-1]], Draw.LINE)
-    by_user = Table(
-        [group.label for group, _ in report.users],
-        _columns_of(users, measure, share),
-        others=report.users[-1][0].name is None,
-    )
+    by_user = Table([group.label for group, _ in report.users], _columns_of(users, measure, share), _others(report))
     return [
         Sheet("users", f"{title} by user", "bars", "user", by_user),
         Sheet("days", f"{title} per day", "days", "day", Table(_days(report), _columns_of(days, measure, so_far))),
         *(Sheet(f"by-{by}", f"{title} per day by {by}", "stack", f"day,{by}", _stack(report, by)) for by in GROUPINGS),
     ]
+
+
+def _others(report: Report) -> Others:
+    (_, first), (last, others), of = report.users[0], report.users[-1], report.asked.measure.of
+    if last.name is not None:
+        return Others.NONE
+    return Others.LEFT_OUT if of(others) > DWARFING * of(first) else Others.DRAWN
 
 
 def _columns_of(rows: Sequence[Sums], measure: Measure, beside: Column) -> list[Column]:

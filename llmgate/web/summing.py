@@ -8,11 +8,11 @@ upstreams billed is paid, tries in vain too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import date, timedelta
 from functools import reduce
 from operator import add
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,7 +20,7 @@ from .. import clock
 from ..errors import Refusal
 from ..names import quoted
 from ..store import reports
-from ..store.db import Row, Tx
+from ..store.db import Tx
 
 DAYS = 30
 """How many days are shown where nobody says, today among them."""
@@ -56,6 +56,10 @@ class Sums(NamedTuple):
 
 
 NOTHING = Sums()
+
+
+def added(rows: Iterable[Sums]) -> Sums:
+    return reduce(Sums.plus, rows, NOTHING)
 
 
 class Measure(NamedTuple):
@@ -103,6 +107,10 @@ class Asked(NamedTuple):
     end: date
     measure: Measure
     top: int
+
+    @property
+    def days(self) -> int:
+        return (self.end - self.start).days + 1
 
     @property
     def span(self) -> dict[str, str]:
@@ -187,47 +195,33 @@ def presets(today: date) -> dict[str, tuple[date, date]]:
 
 def read(tx: Tx, wanted: Asked) -> Report:
     """Which groups are told apart follows from the whole period; so each of them is there on every day."""
-    groups = {by: _top(reports.report(tx, (by,), wanted.span), by, wanted) for by in GROUPINGS}
+    since, until = wanted.start.isoformat(), wanted.end.isoformat()
+    whole = reports.together(tx, since, until)
+    groups = {by: _top({one.group: _sums(one) for one in whole if one.by == by}, wanted) for by in GROUPINGS}
     kept = {by: [group.name for group, _ in found if group.name is not None] for by, found in groups.items()}
-    rows = [(row, _sums(row)) for row in reports.by_day(tx, kept, wanted.span)]
-    days = [
-        (wanted.start + timedelta(days=number)).isoformat() for number in range((wanted.end - wanted.start).days + 1)
-    ]
-    of_day = _folded((row["day"], sums) for row, sums in rows)
-    stacks = {}
-    for by, found in groups.items():
-        of_both = _folded(((row[by], row["day"]), sums) for row, sums in rows)
-        stacks[by] = [(group, [of_both.get((group.name, day), NOTHING) for day in days]) for group, _ in found]
+    of_both = {(one.by, one.group, one.day): _sums(one) for one in reports.together(tx, since, until, kept)}
+    days = [(wanted.start + timedelta(days=number)).isoformat() for number in range(wanted.days)]
+    stacks = {
+        by: [(group, [of_both.get((by, group.name, day), NOTHING) for day in days]) for group, _ in found]
+        for by, found in groups.items()
+    }
+    of_days = [added(sums) for sums in zip(*(found for _, found in stacks["user"]), strict=True)]
     return Report(
         asked=wanted,
         zone=tx.zone.key,
-        total=reduce(Sums.plus, of_day.values(), NOTHING),
+        total=added(of_days),
         users=groups["user"],
-        days=[(day, of_day.get(day, NOTHING)) for day in days],
+        days=list(zip(days, of_days or [NOTHING] * len(days), strict=True)),
         stacks=stacks,
     )
 
 
-def _top(rows: Sequence[Row], by: str, wanted: Asked) -> list[tuple[Group, Sums]]:
+def _top(found: dict[str | None, Sums], wanted: Asked) -> list[tuple[Group, Sums]]:
     """The groups that have most of what is drawn, then all others as one."""
-    found = sorted(((row[by], _sums(row)) for row in rows), key=lambda one: (-wanted.measure.of(one[1]), one[0]))
-    rest = found[wanted.top :]
-    top = [(Group(name), sums) for name, sums in found[: wanted.top]]
-    return [*top, (Group(None, len(rest)), reduce(Sums.plus, (sums for _, sums in rest), NOTHING))] if rest else top
+    ordered = sorted(found.items(), key=lambda one: (-wanted.measure.of(one[1]), one[0]))
+    top, rest = ordered[: wanted.top], [sums for _, sums in ordered[wanted.top :]]
+    return [(Group(name), sums) for name, sums in top] + ([(Group(None, len(rest)), added(rest))] if rest else [])
 
 
-def _folded(rows: Iterable[tuple[Any, Sums]]) -> dict[Any, Sums]:
-    found: dict[Any, Sums] = {}
-    for key, sums in rows:
-        found[key] = found.get(key, NOTHING).plus(sums)
-    return found
-
-
-def _sums(row: Row) -> Sums:
-    return Sums(
-        row["requests"],
-        row["input_tokens"] + row["output_tokens"],
-        row["cost_nano"],
-        row["charge_nano"],
-        row["wasted_nano"],
-    )
+def _sums(one: reports.Summed) -> Sums:
+    return Sums(one.requests, one.tokens, one.cost_nano, one.charge_nano, one.wasted_nano)

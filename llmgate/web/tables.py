@@ -27,6 +27,15 @@ class Draw(StrEnum):
     LINE = "line"
 
 
+class Others(StrEnum):
+    """Whether the last row before the total sums up what the rows above leave out, and how it is drawn."""
+
+    NONE = ""
+    DRAWN = "drawn"
+    LEFT_OUT = "left out"
+    """So many that beside them no bar could be told from another."""
+
+
 class Column(NamedTuple):
     title: str
     kind: Kind
@@ -50,8 +59,7 @@ class Table(NamedTuple):
 
     rows: Sequence[str]
     columns: Sequence[Column]
-    others: bool = False
-    """The last row before the total sums up what the rows above leave out."""
+    others: Others = Others.NONE
 
     @property
     def cells(self) -> list[tuple[str, tuple[Cell, ...]]]:

@@ -236,32 +236,49 @@ def test_groups_and_filters_together(
     assert unordered(found(book, by, **filters)) == unordered(expected(kept, by))
 
 
-@settings(max_examples=60)
-@given(
-    kept=st.fixed_dictionaries(
-        {},
-        optional={
-            "user": st.lists(st.sampled_from([*USERS, "nobody"]), unique=True),
-            "team": st.lists(st.sampled_from(["ops", "dev", ""]), unique=True),
-            "model": st.lists(st.sampled_from(MODELS), unique=True),
-        },
-    ),
-    since=st.dates(date(2026, 12, 20), date(2027, 1, 10)).map(str),
+DAYS = st.dates(date(2026, 12, 20), date(2027, 1, 10)).map(str)
+KEPT = st.fixed_dictionaries(
+    {
+        "user": st.lists(st.sampled_from([*USERS, "nobody"]), unique=True),
+        "team": st.lists(st.sampled_from(["ops", "dev", ""]), unique=True),
+        "model": st.lists(st.sampled_from(MODELS), unique=True),
+    }
 )
-def test_of_each_day_some_groups_are_kept_and_the_others_are_one(
-    history: tuple[Book, list[Request]], kept: dict[str, list[str]], since: str
+
+
+def sums_together(requests: list[Request], kept: dict[str, list[str]] | None, by: str) -> set[reports.Summed]:
+    groups: dict[tuple[str | None, str | None], list[Request]] = defaultdict(list)
+    for one in requests:
+        group = getattr(one, by)
+        if kept is None:
+            groups[None, group].append(one)
+        else:
+            groups[one.day, group if group in kept[by] else None].append(one)
+    return {
+        reports.Summed(
+            by,
+            day,
+            group,
+            len(members),
+            sum(one.meters.input_tokens + one.meters.output_tokens for one in members),
+            sum(one.cost for one in members),
+            sum(one.charge for one in members),
+            0,
+        )
+        for (day, group), members in groups.items()
+    }
+
+
+@settings(max_examples=80)
+@given(kept=st.one_of(st.none(), KEPT), since=DAYS, until=DAYS)
+def test_groupings_together(
+    history: tuple[Book, list[Request]], kept: dict[str, list[str]] | None, since: str, until: str
 ) -> None:
     book, requests = history
-    groups: dict[tuple[Any, ...], list[Request]] = defaultdict(list)
-    for one in requests:
-        if one.day >= since:
-            values = {name: getattr(one, name) for name in kept}
-            groups[one.day, *(value if value in kept[name] else None for name, value in values.items())].append(one)
-    rows = [dict(row) for row in reports.by_day(book.tx, kept, {"since": since})]
-    assert unordered(rows) == unordered(
-        [dict(zip(("day", *kept), group, strict=True)) | summed(members) for group, members in groups.items()]
-    )
-    assert [row["day"] for row in rows] == sorted(row["day"] for row in rows)
+    within = [one for one in requests if since <= one.day <= until]
+    rows = reports.together(book.tx, since, until, kept)
+    assert len(set(rows)) == len(rows)
+    assert set(rows) == set().union(*(sums_together(within, kept, by) for by in ("user", "team", "model")))
 
 
 def test_the_days_of_use_are_the_first_and_the_last(history: tuple[Book, list[Request]], book: Book) -> None:

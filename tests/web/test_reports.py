@@ -153,7 +153,23 @@ def test_others_are_summed_up(admin: Browser, house: House) -> None:
     assert [one["cost_usd"] for one in found["by_model"]][-1] == ["0.000000003"]
     page = admin.shown("/reports?start=2024-01-01&end=2024-01-01&top=5")
     assert tables_of(page)["users-table"][-2][0] == "others (2)"
+    assert 'data-others="drawn"' in page.text
     assert 'data-series="0"' in page.text
+
+
+def test_others_that_would_dwarf_every_bar_are_not_drawn(admin: Browser, house: House) -> None:
+    book = Book(house.served.database)
+    for number in range(25):
+        book.use(book.user(f"crowd{number}"), Meters(input=10, calls=1), day="2024-01-03")
+    book.close()
+    page = admin.shown("/reports?start=2024-01-03&end=2024-01-03&top=5")
+    assert 'data-others="left out"' in page.text
+    assert "others (20): in the table only" in words_of(page)
+    assert tables_of(page)["users-table"][-2][:2] == ["others (20)", "0.0000002"]
+    page = admin.shown("/reports?start=2024-01-03&end=2024-01-03&top=20")
+    assert 'data-others="left out"' in page.text, "five times the first"
+    page = admin.shown("/reports?start=2024-01-03&end=2024-01-03&top=20&measure=tokens")
+    assert tables_of(page)["users-table"][-2][:2] == ["others (5)", "50"]
 
 
 @pytest.mark.parametrize("by", reports.FILES)

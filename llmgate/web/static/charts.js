@@ -1,8 +1,10 @@
 /* Draws the charts of a page from its tables, so that the two can't differ. Without this script the tables are there.
  *
- * <figure data-chart="bars|days|stack" data-table="ID of the table" data-title="…" data-file="…" hidden> with a canvas
- * and a button in it. Columns whose <th> has data-draw="bar|line" are drawn, in the colour data-series (1, 2 …; 0: the
- * others); of a table with data-others the last row is. Cells have <data value="12.5">$12.50</data>: the value makes the length, the text is what is read.
+ *   <figure data-chart="bars|days|stack" data-table="ID" data-title="…" data-file="….png" hidden>
+ *
+ * has a canvas and a button in it. Of the table, columns are drawn whose <th> has data-draw="bar|line", in the colour
+ * data-series (1, 2 …; 0: the others). Cells have <data value="12.5">$12.50</data>: the value makes the length, the
+ * text is what is read. With data-others="drawn" the last row is the others, with "left out" it isn't drawn.
  */
 "use strict";
 
@@ -12,7 +14,8 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
   function read(table) {
-    const rows = [...table.tBodies[0].rows];
+    const { money, others } = table.dataset;
+    const rows = [...table.tBodies[0].rows].slice(0, others === "left out" ? -1 : undefined);
     const series = [...table.tHead.rows[0].cells].flatMap((head, at) =>
       head.dataset.draw
         ? {
@@ -23,8 +26,8 @@
           }
         : [],
     );
-    const { money, others } = table.dataset;
-    return { labels: rows.map((row) => row.cells[0].textContent.trim()), series, rows, money: !!money, others: !!others };
+    const labels = rows.map((row) => row.cells[0].textContent.trim());
+    return { labels, series, rows, money: !!money, others: others === "drawn" };
   }
 
   function colours(figure) {
@@ -126,7 +129,7 @@
                 borderWidth: kind === "stack" && cells.length < 120 ? { top: 1 } : 0,
                 borderSkipped: false,
                 maxBarThickness: kind === "bars" ? 24 : 48,
-                categoryPercentage: 0.86,
+                categoryPercentage: cells.length < 90 ? 0.86 : 1,
                 barPercentage: 1,
               }),
         })),
