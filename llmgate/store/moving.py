@@ -240,7 +240,8 @@ class Arrival:
         tags = {str(name): str(value) for name, value in row["tags"].items()}
         self.tx.execute(
             "INSERT INTO keys (id, user_id, name, hash, prefix, grace_hash, grace_until_ms, status, models, ips, tags, "
-            "note, created_ms, expires_ms, last_used_ms, suffix) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "note, created_ms, expires_ms, last_used_ms, suffix) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(row["id"], owner, row["name"], hashes[0], row["prefix"], hashes[1], row["grace_until"]),
                 *(row["status"], *(msgspec.json.encode(one).decode() for one in (models, ips, tags))),
