@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry("users", "users", "Users: who keys belong to."),
         Entry("teams", "teams", "Teams: users who share an account."),
         Entry("credits", "credits", "Credits: the balance of every account, and what moved it."),
+        Entry("requests", "requests", "Requests: who asked for a key, and whether it is given."),
         Entry("limits", "limits", "Limits: how much may be asked, and how far that is used up."),
         Entry("plans", "plans", "Plans: named bundles of limits."),
         Entry("admins", "admins", "Admins: the keys of the admin API."),

@@ -26,6 +26,8 @@ from .suggest import unknown
 app = alone()
 
 LIMITS = Column("limits", Kind.LIST)
+LED_LIMITS = Column("led_limits", Kind.MAP)
+"""Those that the lead of a team has set, and who that is."""
 
 ZONE = (Column("zone", Kind.WORD),)
 PRICES = (
@@ -54,6 +56,8 @@ USERS = (
     Column("billing_source", Kind.WORD),
     LIMITS,
     Column("created_at", Kind.TIME),
+    Column("leads", Kind.WORD),
+    LED_LIMITS,
 )
 KEYS = (
     Column("id", Kind.WORD),
@@ -72,6 +76,9 @@ KEYS = (
     Column("created_at", Kind.TIME),
     Column("expires_at", Kind.TIME),
     Column("last_used_at", Kind.TIME),
+    Column("suffix", Kind.WORD),
+    Column("under", Kind.LIST),
+    LED_LIMITS,
 )
 ENTRIES = (
     Column("entry", Kind.ID),
@@ -189,6 +196,10 @@ def _format(ctx: typer.Context, form: str | None, possible: tuple[str, ...]) -> 
     if held.as_json and chosen != Format.JSON:
         raise UsageError(f"--json and --format {chosen} are two formats: choose one")
     return chosen
+
+
+NEWER = ("leads", "led_limits", "suffix", "under")
+"""Columns that older versions didn't write."""
 
 
 def _usage(db: Database, span: Period) -> Iterator[Row]:

@@ -21,7 +21,7 @@ from ..store import accounts, moving, workers
 from .columns import Column, Kind
 from .config import without_plan
 from .context import config_of, loaded, open_store
-from .export import EXPORTED
+from .export import EXPORTED, NEWER
 from .grammar import alone, verb
 from .output import result
 from .progress import progress
@@ -195,7 +195,7 @@ def _kind(where: str, told: Any) -> str:
         raise Refusal(f"{where}: is no object; nothing was imported")
     shared = {kind: len(_NAMES[kind] & told.keys()) for kind in moving.KINDS}
     kind = max(shared, key=lambda kind: (shared[kind], -len(_NAMES[kind])))
-    for names, what in ((_NAMES[kind] - told.keys(), "lacks"), (told.keys() - _NAMES[kind], "has")):
+    for names, what in ((_NAMES[kind] - told.keys() - {*NEWER}, "lacks"), (told.keys() - _NAMES[kind], "has")):
         if names:
             named = ", ".join(sorted(names)[:3])
             raise Refusal(f"{where}: {what} {named}, so `llmgate export {kind}` didn't write it; nothing was imported")
@@ -212,6 +212,8 @@ def _fields(where: str, kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a row as the store has them: nano-USD, milliseconds."""
     found = {}
     for column in EXPORTED[kind][0]:
+        if column.name in NEWER and column.name not in told:
+            continue
         try:
             found[column.name] = _value(column.kind, told[column.name])
         except (ValueError, TypeError, OverflowError) as error:

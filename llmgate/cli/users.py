@@ -31,6 +31,7 @@ COLUMNS = (
     Column("email", Kind.TEXT, Show.USED, minor=2),
     Column("status", Kind.STATE),
     Column("created_at", Kind.TIME, minor=1),
+    Column("leads", Kind.WORD, Show.USED),
 )
 
 DETAILS = (
@@ -90,7 +91,7 @@ def row_of(user: StoreRow) -> Row:
         "user": user["name"],
         "account": user["name"] if user["payer_kind"] == "user" else f"team:{user['team']}",
         "created_at": user["created_ms"],
-        **{name: user[name] for name in ("team", "plan", "billing", "email", "status")},
+        **{name: user[name] for name in ("team", "plan", "billing", "email", "status", "leads")},
     }
 
 
@@ -179,6 +180,7 @@ def add(
     llmgate users set alice --team '' --billing metered
     llmgate users set alice --billing default
     llmgate users set alice --plan starter
+    llmgate users set alice --lead research
     """,
 )
 def set_(
@@ -188,15 +190,21 @@ def set_(
     plan: PlanOption = None,
     billing: NewBillingOption = None,
     email: EmailOption = None,
+    lead: Annotated[
+        str | None, typer.Option("--lead", metavar="TEAM", help="The team that the user leads; '' for none.")
+    ] = None,
 ) -> None:
     """Change a user; what is not named stays as it is.
+
+    Who leads a team sees its usage, balance, members and keys at /portal, makes and revokes its members' keys and sets
+    their limits within the team's.
 
     A user of a team whose billing is set by hand pays with an account of its own from then on; --billing default lets
     the team pay again, unless the user has credits left.
     """
-    asked: dict[str, Any] = {"team": team, "plan": plan, "billing": billing, "email": email}
+    asked: dict[str, Any] = {"team": team, "plan": plan, "billing": billing, "email": email, "leads": lead}
     changes = {name: value for name, value in asked.items() if value is not None}
-    require_changes(changes, "--team, --plan, --billing or --email")
+    require_changes(changes, "--team, --plan, --billing, --email or --lead")
     check_plan(ctx, plan)
     _change(ctx, user, changes, f"changed user {user}")
 

@@ -67,11 +67,12 @@ FROM teams t JOIN accounts a ON a.id = t.account_id
 """
 _USERS = """
 SELECT u.name AS user, t.name AS team, u.plan, u.email, u.status, a.billing, a.billing_source,
-       u.created_ms AS created_at, 'user' AS kind, u.id AS subject
+       u.created_ms AS created_at, l.name AS leads, 'user' AS kind, u.id AS subject
 FROM users u JOIN accounts a ON a.id = u.account_id LEFT JOIN teams t ON t.id = u.team_id
+LEFT JOIN teams l ON l.id = u.leads_team_id
 """
 _KEYS = """
-SELECT k.id, u.name AS user, k.name, lower(hex(k.hash)) AS hash, k.prefix,
+SELECT k.id, u.name AS user, k.name, lower(hex(k.hash)) AS hash, k.prefix, k.suffix,
        nullif(lower(hex(k.grace_hash)), '') AS grace_hash, k.grace_until_ms AS grace_until, k.status, k.models, k.ips,
        k.tags, k.note, k.created_ms AS created_at, k.expires_ms AS expires_at, k.last_used_ms AS last_used_at,
        'key' AS kind, k.id AS subject
@@ -118,12 +119,15 @@ def _who(tx: Tx, row: Row) -> dict[str, Any]:
     own = tx.execute(
         "SELECT * FROM limits WHERE subject_kind = ? AND subject_id = ? ORDER BY created_ms, unit, window, glob",
         subject,
-    )
-    return found | {"limits": [str(limits.limit_of(limit)) for limit in own]}
+    ).fetchall()
+    return found | {
+        "limits": [str(limits.limit_of(limit)) for limit in own if limit["set_by"] is None],
+        "led_limits": {str(limits.limit_of(limit)): limit["set_by"] for limit in own if limit["set_by"] is not None},
+    }
 
 
 def _key(tx: Tx, row: Row) -> dict[str, Any]:
-    found = _who(tx, row)
+    found = _who(tx, row) | {"under": list(limits.above(tx, row["id"]))}
     return found | {name: _decoded(found[name]) for name in ("models", "ips", "tags")}
 
 
@@ -150,6 +154,7 @@ class Arrival:
         self._requests: dict[int, str] = {}
         """What was added and is still to be checked: its number, and where it stands."""
         self._held = 0
+        self._under: list[tuple[str, str]] = []
         self._summed = {tuple(row) for row in tx.execute("SELECT DISTINCT day, account_id FROM pruned")}
 
     # what all of it is counted by
@@ -203,12 +208,14 @@ class Arrival:
             return _same(row, _who(self.tx, known))
         _checked("user", check_name, row["user"], "user")
         _one_of(row, "status", ("active", "disabled"))
-        team = self._id("teams", "team", row) if row["team"] is not None else None
+        team, leads = (
+            self._id("teams", name, row) if row.get(name) is not None else None for name in ("team", "leads")
+        )
         account = self._account("user", row)
         number = self.tx.execute(
-            "INSERT INTO users (name, account_id, team_id, plan, email, status, created_ms) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (row["user"], account, team, row["plan"], row["email"], row["status"], row["created_at"]),
+            "INSERT INTO users (name, account_id, team_id, plan, email, status, created_ms, leads_team_id) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (row["user"], account, team, row["plan"], row["email"], row["status"], row["created_at"], leads),
         ).lastrowid
         self._hang("user", str(number), row)
         return True
@@ -233,13 +240,15 @@ class Arrival:
         tags = {str(name): str(value) for name, value in row["tags"].items()}
         self.tx.execute(
             "INSERT INTO keys (id, user_id, name, hash, prefix, grace_hash, grace_until_ms, status, models, ips, tags, "
-            "note, created_ms, expires_ms, last_used_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "note, created_ms, expires_ms, last_used_ms, suffix) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(row["id"], owner, row["name"], hashes[0], row["prefix"], hashes[1], row["grace_until"]),
                 *(row["status"], *(msgspec.json.encode(one).decode() for one in (models, ips, tags))),
-                *(row["note"], row["created_at"], row["expires_at"], row["last_used_at"]),
+                *(row["note"], row["created_at"], row["expires_at"], row["last_used_at"], row.get("suffix")),
             ),
         )
+        self._under += [(row["id"], str(given)) for given in row.get("under") or ()]
         self._hang("key", row["id"], row)
         return True
 
@@ -362,6 +371,7 @@ class Arrival:
         """Check what came, and let everything go on from here."""
         if not sum(self.added.values()):
             return
+        self._put_under()
         for account_id, nano in self._moved.items():
             self.tx.execute("UPDATE accounts SET balance_nano = balance_nano + ? WHERE id = ?", (nano, account_id))
         self._check()
@@ -374,6 +384,17 @@ class Arrival:
         ).rowcount:
             self.tx.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('holds', ?)", (self._held,))
         audit.record(self.tx, "import", source, after=dict(self.added))
+
+    def _put_under(self) -> None:
+        """Keys under those of the same user, all of which are here now."""
+        for key_id, given_id in self._under:
+            added = self.tx.execute(
+                "INSERT INTO under (key_id, given_id) SELECT k.id, g.id FROM keys k "
+                "JOIN keys g ON g.user_id = k.user_id WHERE k.id = ? AND g.id = ? AND k.id <> g.id",
+                (key_id, given_id),
+            ).rowcount
+            if not added:
+                raise _at("keys", f"{key_id} is under {given_id}, which is no key of its user")
 
     def _check(self) -> None:
         """As `verify` does: by its own functions."""
@@ -414,18 +435,21 @@ class Arrival:
         return number
 
     def _hang(self, kind: str, subject: str, row: Fields) -> None:
-        for text in row["limits"]:
+        given = [(text, None) for text in row["limits"]]
+        for text, lead in [*given, *(row.get("led_limits") or {}).items()]:
             limit = _checked("limits", parse, str(text))
             self.tx.execute(
-                "INSERT INTO limits (subject_kind, subject_id, unit, window, glob, amount, created_ms) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (kind, subject, *limit.slot, limit.amount, row["created_at"]),
+                "INSERT INTO limits (subject_kind, subject_id, unit, window, glob, amount, created_ms, set_by) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (kind, subject, *limit.slot, limit.amount, row["created_at"], lead),
             )
 
     def _id(self, table: str, field: str, row: Fields) -> int:
         number: int | None = self.tx.value(f"SELECT id FROM {table} WHERE name = ?", row[field])
         if number is None:
-            raise Wrong(field, f"there is no {field} {row[field]!r} here: import the {table} first, or in one command")
+            raise Wrong(
+                field, f"there is no {table[:-1]} {row[field]!r} here: import the {table} first, or in one command"
+            )
         return number
 
     def _payer(self, row: Fields) -> int:
@@ -517,7 +541,7 @@ def _at(where: str, why: str) -> LlmgateError:
 def _same(row: Fields, known: Fields, called: Mapping[str, str] | None = None, but: tuple[str, ...] = ()) -> bool:
     """False, because nothing is to be added; raises Wrong where what is known differs."""
     for name, value in known.items():
-        if name not in but and row[name] != value:
+        if name not in but and name in row and row[name] != value:
             field = (called or {}).get(name, name)
             raise Wrong(field, f"says {row[name]!r}, and is {value!r} here")
     return False

@@ -9,12 +9,14 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+from llmgate.config import SelfService
+from llmgate.plans import NONE
 from llmgate.pricebook import Kind
 from llmgate.pricing import Price
-from llmgate.store import admins, backups, ledger, limits, prices
+from llmgate.store import admins, backups, ledger, limits, prices, requests
 from llmgate.store.admins import Scope
 from llmgate.store.db import now_ms
-from llmgate.types import Meters, Status
+from llmgate.types import Billing, Meters, Status
 from tests.books import Book
 
 from .books import DAY_MS, Request, use
@@ -47,6 +49,8 @@ limits = ["100000 tokens/month", "10000 tokens/minute"]
 overage = 0.002
 models = ["gpt-4o*"]
 """
+
+ASKED = SelfService(mode="approval")
 
 KEY_OF_ALICE, KEY_OF_BOB = "k-7hq2m9xd", "k-7m2xq9ht"
 USAGE, REQUEST = 1042, "req_5f0c2a9be1d34d7f"
@@ -114,6 +118,9 @@ def _fill(book: Book) -> None:
         prices.put(
             tx, {(Kind.CHARGE, "", "gpt-4o"): bill}, int(datetime(NEXT_YEAR, 1, 1, tzinfo=UTC).timestamp()) * 1000
         )
+        for number, name in enumerate(("carol", "dave", "erin")):
+            asked = requests.ask(tx, ASKED, name, "for the course", f"203.0.113.{number}", NONE, Billing.METERED)
+            tx.execute("UPDATE requests SET id = ? WHERE id = ?", (12 + number, asked.row["id"]))
     use(
         book,
         [

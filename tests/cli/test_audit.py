@@ -81,7 +81,10 @@ CHANGE_NOTHING = {
 }
 """Of the books, that is. (A list and a `show` never do.)"""
 
-ELSEWHERE = {"db restore", "db migrate", "db prune", "import", "admins add", "admins revoke", "users identities"}
+ELSEWHERE = {
+    *("db restore", "db migrate", "db prune", "import", "admins add", "admins revoke", "users identities"),
+    *("requests approve", "requests deny"),
+}
 """What has tests of its own of what it tells the audit, if anything."""
 
 BEFORE = (
