@@ -7,7 +7,7 @@ matters.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -37,6 +37,8 @@ UNQUOTABLE = (
     *("prediction",),  # what of it isn't taken is billed as output, beside what the bound allows
 )
 """Fields that change who answers, or add paid work, in ways that no bound is known for."""
+
+_UNQUOTABLE = frozenset(UNQUOTABLE)
 
 HIDING = ("chat_template", "prompt_embeds", "mm_processor_kwargs", "media_io_kwargs")
 """Fields that make more of a prompt than its bytes show (vLLM): a template may say it a thousand times, a tensor may be
@@ -93,12 +95,17 @@ _POINTERS = frozenset(
 )
 """As the type of a part, or as a field of one without a type, as vLLM takes it."""
 
+_MEDIAL = _POINTERS | {"type", "multimodal_data", "image_url", "image", "audio"}
+"""The fields by which a medium is known."""
+
 PAYLOAD = frozenset({"image_url", "image", "input_audio", "file", "file_url", "file_data", "video_url", "url", "data"})
 """What of a medium is the medium itself: its tokens are bounded, its bytes are no text."""
 
 
 def medium(item: dict[str, Any]) -> Medium | None:
     """What an object of a prompt weighs that is no text."""
+    if _MEDIAL.isdisjoint(item):
+        return None
     kind = item.get("type")
     if kind == "input_audio":
         sound = item.get("input_audio")
@@ -136,12 +143,12 @@ def read_ask(fields: Fields, _: str | None = None, *, named: str = "messages", o
         raise Refusal("stream_options must be an object", param="stream_options")
     tier = text(fields, "service_tier")
     prompt = body.value(fields, named)
-    weight = weigh(prompt, body.value(fields, "suffix"))
+    weight = weigh(prompt, body.value(fields, "suffix")) if "suffix" in fields else weigh(prompt)
     for name in ("tools", "functions", "response_format"):
         if name in fields:
             weight.text += len(bytes(fields[name]))
     # Where one of these is the prompt, an upstream may put the others in as well.
-    weight.text += unread_bytes(fields, KNOWN - {"messages", "prompt", "input", TEMPLATE_WORDS} | {named})
+    weight.text += unread_bytes(fields, _read_beside(named))
     inputs = texts_in(prompt) if named != "messages" else 0
     hidden = weight.hidden or hides(fields)
     return Ask(
@@ -158,14 +165,25 @@ def read_ask(fields: Fields, _: str | None = None, *, named: str = "messages", o
         max_output=most(fields, OUTPUT_BOUNDS),
         choices=most(fields, COUNTS) or 1,
         service_tier=tier,
-        reasons=any(body.value(fields, name) not in (None, "none") for name in REASONING),
+        reasons=any(body.value(fields, name) not in (None, "none") for name in REASONING if name in fields),
         unquotable=_unquotable(fields),
         tags=tags_of(fields),
     )
 
 
+@lru_cache(maxsize=8)
+def _read_beside(named: str) -> frozenset[str]:
+    """The fields that are read, or that no upstream puts into a prompt, where the prompt is the one `named`."""
+    return KNOWN - {"messages", "prompt", "input", TEMPLATE_WORDS} | {named}
+
+
+_HIDES = frozenset({TEMPLATE_WORDS, *HIDING})
+
+
 def hides(fields: Fields) -> bool:
     """Whether a field makes more of the prompt than can be seen."""
+    if _HIDES.isdisjoint(fields):
+        return False
     told = body.value(fields, TEMPLATE_WORDS) if TEMPLATE_WORDS in fields else None
     return (isinstance(told, dict) and "chat_template" in told) or any(
         body.value(fields, name) is not None for name in HIDING
@@ -197,8 +215,9 @@ def text(fields: Fields, name: str) -> str | None:
 
 def most(fields: Fields, names: Iterable[str]) -> int | None:
     """The largest of several bounds: upstreams differ in which of them they obey, and none goes beyond the largest."""
+    given = [name for name in names if name in fields]
     return max(
-        (positive(found, name) for name in names if (found := body.value(fields, name)) is not None), default=None
+        (positive(found, name) for name in given if (found := body.value(fields, name)) is not None), default=None
     )
 
 
@@ -209,22 +228,29 @@ def texts_in(given: Any) -> int:
 
 def added_work(fields: Fields) -> str | None:
     """The first field that may cost money in a way that no bound is known for."""
+    if _UNQUOTABLE.isdisjoint(fields):
+        return None
     return next((name for name in UNQUOTABLE if body.value(fields, name) is not None), None)
 
 
 def _unquotable(fields: Fields) -> str | None:
     """The same, and tools that the upstream runs."""
     found = added_work(fields)
-    tools = body.value(fields, "tools")
-    if found is None and isinstance(tools, list):
+    tools = body.value(fields, "tools") if "tools" in fields and found is None else None
+    if isinstance(tools, list):
         own = ("function", "custom")
         if any(isinstance(tool, dict) and tool.get("type", "function") not in own for tool in tools):
             return "tools"
     return found
 
 
+_TAGGING = frozenset({"metadata", "user", "safety_identifier"})
+
+
 def tags_of(fields: Fields) -> dict[str, str]:
     """`metadata` and who the client's own user is, as tags: recorded with the usage, never interpreted."""
+    if _TAGGING.isdisjoint(fields):
+        return {}
     metadata = body.value(fields, "metadata")
     found = {f"metadata.{name}": text for name, text in metadata.items()} if isinstance(metadata, dict) else {}
     found["end_user"] = body.value(fields, "user") or body.value(fields, "safety_identifier")
@@ -316,6 +342,39 @@ class _Answer(msgspec.Struct):
 _answer = msgspec.json.Decoder(_Answer)
 
 
+class _Text(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    audio: None = None
+
+
+class _OfOne(msgspec.Struct):
+    delta: _Text
+    message: None = None
+    text: None = None
+    finish_reason: None = None
+    error: None = None
+
+
+class _Piece(msgspec.Struct):
+    """A chunk that brings a bit of text and nothing else, as nearly all do. What is `None` here is what `_Answer` and
+    its like read besides: a chunk that says anything there is none.
+    """
+
+    choices: tuple[_OfOne]
+    usage: None = None
+    error: None = None
+    timings: None = None
+    service_tier: str | None = None
+
+
+_piece = msgspec.json.Decoder(_Piece)
+
+
 def _decode(data: bytes) -> _Answer | None:
     """An answer or a chunk, or None if it isn't a JSON object.
 
@@ -384,10 +443,28 @@ _TOTALS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 def _hear_event(heard: Heard, event: Event) -> bool:
     """The chunk that has usage and no choices only comes where somebody asked for it."""
-    if event.data.startswith(b"[DONE]"):
+    data = event.data
+    if data.startswith(b"[DONE]"):
         heard.done = heard.finished = True
         return True
-    chunk = _decode(event.data)
+    try:
+        piece = _piece.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _hear_more(heard, data)
+    said = piece.choices[0].delta
+    if said.content:
+        heard.text_bytes += utf8_len(said.content)
+    if thought := said.reasoning_content or said.reasoning:
+        heard.text_bytes += utf8_len(thought)
+        heard.reasoned = True
+    if piece.service_tier is not None:
+        heard.service_tier = piece.service_tier
+    return True
+
+
+def _hear_more(heard: Heard, data: bytes) -> bool:
+    """A chunk that may be more than a piece of text."""
+    chunk = _decode(data)
     if chunk is None:
         return True  # a line that isn't a chunk: the client's to judge, and nothing to meter
     if chunk.choices and isinstance(chunk.usage, dict) and not any(map(chunk.usage.get, _TOTALS)):

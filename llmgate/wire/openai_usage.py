@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from ..money import NANO
 from ..types import Meters, Usage
 
+_NUMBER = (int, float)
+
 MOST_TOKENS = 10**9
 """No request has so many: a count from there on is a mistake, and its amount might not fit 64 bits."""
 
@@ -43,7 +45,11 @@ def read_usage(usage: dict[str, Any], tier: str | None = None, words: Words = PR
     input; reasoning, audio and image tokens are parts of the output. Some servers (xAI) count reasoning beside the
     output: their total says so.
     """
-    prompt, completion, total = (counted(usage, name) for name in (words.input, words.output, "total_tokens"))
+    prompt, completion, total = (
+        counted(usage, words.input),
+        counted(usage, words.output),
+        counted(usage, "total_tokens"),
+    )
     if prompt is None and completion is None and total is None:
         return None
     input_missing = prompt is None and total is None
@@ -52,6 +58,18 @@ def read_usage(usage: dict[str, Any], tier: str | None = None, words: Words = PR
     prompt = max(total - (completion or 0), 0) if prompt is None else prompt
     completion = max(total - prompt, 0) if completion is None else completion
     into, out = part(usage, *words.input_details), part(usage, *words.output_details)
+    return Usage(
+        meters=_meters(prompt, completion, total, into, out),
+        input_missing=input_missing,
+        output_missing=output_missing,
+        cost_nano=_cost(usage),
+        service_tier=tier,
+    )
+
+
+def _meters(prompt: int, completion: int, total: int, into: dict[str, Any], out: dict[str, Any]) -> Meters:
+    if not (any(into.values()) or any(out.values())):
+        return Meters(input=prompt, output=completion, calls=1)  # no details, or none of anything
     reasoning = count(out, "reasoning_tokens")
     if reasoning and total >= prompt + completion + reasoning:
         completion += reasoning
@@ -62,23 +80,17 @@ def read_usage(usage: dict[str, Any], tier: str | None = None, words: Words = PR
     # OpenAI keeps for 30 minutes or for 12 hours; the dearer of our two meters of writing is the longer one's.
     (write_long,) = split(write, count(part(into, "cache_write_tokens_details"), "ttl_12h_tokens"))
     media, reasoning = split(completion, count(out, "audio_tokens") + count(out, "image_tokens"), reasoning)
-    return Usage(
-        meters=Meters(
-            input=prompt - cached - write - audio - image,
-            cached_input=cached,
-            cache_write=write - write_long,
-            cache_write_1h=write_long,
-            audio_input=audio,
-            image_input=image,
-            output=completion - media - reasoning,
-            reasoning=reasoning,
-            audio_output=media,
-            calls=1,
-        ),
-        input_missing=input_missing,
-        output_missing=output_missing,
-        cost_nano=_cost(usage),
-        service_tier=tier,
+    return Meters(
+        input=prompt - cached - write - audio - image,
+        cached_input=cached,
+        cache_write=write - write_long,
+        cache_write_1h=write_long,
+        audio_input=audio,
+        image_input=image,
+        output=completion - media - reasoning,
+        reasoning=reasoning,
+        audio_output=media,
+        calls=1,
     )
 
 
@@ -93,7 +105,9 @@ def read_either(usage: Any, tier: str | None = None) -> Usage | None:
 def counted(usage: dict[str, Any], name: str) -> int | None:
     """A count as an upstream writes it; what is no number of tokens is none."""
     found = usage.get(name)
-    if not isinstance(found, int | float) or isinstance(found, bool) or not 0 <= found < MOST_TOKENS:
+    if found is None:
+        return None
+    if not isinstance(found, _NUMBER) or isinstance(found, bool) or not 0 <= found < MOST_TOKENS:
         return None
     return int(found)
 
@@ -104,7 +118,11 @@ def count(usage: dict[str, Any], name: str) -> int:
 
 def part(usage: dict[str, Any], *names: str) -> dict[str, Any]:
     """The first of some fields that is an object."""
-    return next((found for name in names if isinstance(found := usage.get(name), dict)), {})
+    for name in names:
+        found = usage.get(name)
+        if isinstance(found, dict):
+            return found
+    return {}
 
 
 def split(whole: int, *parts: int) -> list[int]:
@@ -119,6 +137,8 @@ def split(whole: int, *parts: int) -> list[int]:
 def _cost(usage: dict[str, Any]) -> int | None:
     """OpenRouter's `cost`; with the user's own key there it is only the fee, and the provider's bill comes on top."""
     cost = usage.get("cost")
+    if cost is None:
+        return None
     if not isinstance(cost, int | float | Decimal) or isinstance(cost, bool) or not 0 <= cost < MOST_COST:
         return None
     total = Decimal(str(cost))

@@ -15,6 +15,9 @@ from .body import Fields
 SHORT = 64
 """Bytes. A longer role, type, id or field name is text that somebody may want to smuggle past the count."""
 
+_NESTED = (list, dict)
+_LIKE_A_TOKEN = (float, bool)
+
 MOST_PARTS = 1_000_000
 """Values in one body. More is no prompt, but an attempt to keep the gateway busy."""
 
@@ -66,7 +69,7 @@ class Weight:
             elif isinstance(item, list):
                 stack.extend(item)
                 # Some servers take 1.0 and true for the token id 1.
-                self.text += 3 * sum(isinstance(one, float | bool) for one in item)
+                self.text += 3 * sum(isinstance(one, _LIKE_A_TOKEN) for one in item)
             elif isinstance(item, dict):
                 self._add_object(item, stack)
             elif isinstance(item, int) and not isinstance(item, bool):
@@ -87,11 +90,11 @@ class Weight:
             if name in self._as_written:
                 self.text += written_bytes(child)
                 continue
-            if self._nested is not None and name not in self._nested and isinstance(child, list | dict):
+            if self._nested is not None and name not in self._nested and isinstance(child, _NESTED):
                 written = written_bytes(child)
                 self.text += written if name not in self._not_text or written > SHORT else 0
                 continue
-            short = not isinstance(child, list | dict) and not (isinstance(child, str) and len(child) > SHORT)
+            short = not isinstance(child, _NESTED) and not (isinstance(child, str) and len(child) > SHORT)
             if name not in self._not_text or not short:
                 stack.append(child)
 
@@ -120,7 +123,8 @@ def unread_bytes(fields: Fields, read: Collection[str]) -> int:
     An upstream may put them into the prompt: vLLM does so with `documents`. What is short lies within what a template
     is allowed to add.
     """
-    return sum(size for name in fields.keys() - set(read) if (size := len(bytes(fields[name]))) > SHORT)
+    unread = [name for name in fields if name not in read]
+    return sum(size for name in unread if (size := len(bytes(fields[name]))) > SHORT)
 
 
 def utf8_len(text: str) -> int:
