@@ -93,8 +93,8 @@ def words_of(answer: httpx.Response) -> str:
 
 
 def form_to(answer: httpx.Response, action: str) -> Form:
-    """The form of a page that goes to a path."""
-    return next(form for form in forms_of(answer) if form.action == action)
+    """The form of a page that goes to a path: the one that changes something, where another one only looks."""
+    return min((form for form in forms_of(answer) if form.action == action), key=lambda form: form.method != "post")
 
 
 class Browser:
