@@ -164,12 +164,15 @@ def end_all_of_admin(tx: Tx, session_hash: bytes) -> None:
     )
 
 
-def of_user(tx: Tx, user_id: int) -> list[Row]:
-    """The sessions of a user, the newest first."""
+def beside(tx: Tx, session_hash: bytes) -> list[Row]:
+    """The sessions of whoever has this one, the newest first."""
     return tx.execute(
-        "SELECT hash, way, address, key_id, created_ms, seen_ms, expires_ms FROM sessions "
-        "WHERE user_id = ? AND expires_ms > ? ORDER BY created_ms DESC, hash",
-        (user_id, tx.now_ms),
+        """
+        SELECT s.hash = this.hash AS this, s.way, s.address, s.created_ms, s.seen_ms, s.expires_ms
+        FROM sessions this JOIN sessions s ON s.user_id IS this.user_id AND s.admin_hash IS this.admin_hash
+        WHERE this.hash = ? AND s.expires_ms > ? ORDER BY s.created_ms DESC, s.hash
+        """,
+        (session_hash, tx.now_ms),
     ).fetchall()
 
 

@@ -186,7 +186,11 @@ def check_origin(scope: Scope, base_url: str) -> None:
         hosts = (host.decode("latin-1").lower(), urlsplit(base_url).netloc.lower())
         fine = origin is None or urlsplit(origin.decode("latin-1")).netloc.lower() in hosts
     if not fine:
-        raise Refusal("this form was sent from another site: send it from its own page", code="form_refused")
+        raise Refusal(
+            "this form was sent from another site: send it from its own page (behind a proxy that hides how it was "
+            "called, `[server] public_url` says what this one is)",
+            code="form_refused",
+        )
 
 
 def _packed(text: str) -> str:

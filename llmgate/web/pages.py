@@ -23,6 +23,7 @@ PAGES: tuple[Page, ...] = (
     Page("POST", "/sign-in/link", Who.EVERYBODY, signing_in.by_link, form=signing_in.Token),
     Page("GET", "/sign-in/{provider}", Who.EVERYBODY, oidc.leave, query=signing_in.Next),
     Page("GET", "/sign-in/{provider}/callback", Who.EVERYBODY, oidc.come_back, query=oidc.Back),
+    Page("GET", "/sign-out", Who.SIGNED_IN, signing_in.show_sessions),
     Page("POST", "/sign-out", Who.SIGNED_IN, signing_in.out),
     Page("POST", "/sign-out/everywhere", Who.SIGNED_IN, signing_in.out_everywhere),
     # admins'

@@ -91,10 +91,14 @@ def words(text: str) -> Markup:
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it was escaped
 
 
+_NO_NAME = re.compile(r"(an?|the|this|that|there|you|your|it|no|nothing|nobody|somebody|too|new|user|team|key)\b")
+
+
 def sentence(text: str) -> Markup:
-    """The same, as a sentence stands in a page: errors begin as a part of one."""
+    """The same, as a sentence stands in a page: errors begin as a part of one, unless it is with a name."""
+    begin = text[:1].upper() if _NO_NAME.match(text) else text[:1]
     end = "" if text.endswith((".", "!", "?", ":")) else "."
-    return words(f"{text[:1].upper()}{text[1:]}{end}")
+    return words(f"{begin}{text[1:]}{end}")
 
 
 def _moment(context: Context, ms: int) -> datetime:

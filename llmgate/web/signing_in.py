@@ -140,6 +140,12 @@ async def by_link(visit: Visit) -> Redirect:
 # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def show_sessions(tx: Tx, visit: Visit) -> Shown:
+    """Where one is signed in."""
+    assert visit.session is not None
+    return Shown("sessions.html", {"sessions": sessions.beside(tx, visit.session.hash)})
+
+
 def out(tx: Tx, visit: Visit) -> Redirect:
     """Sign out this browser."""
     end_old(tx, visit)

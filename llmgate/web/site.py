@@ -367,7 +367,7 @@ def _given(query_string: bytes) -> bytes:
 
 def _base_url(scope: Scope, *, secure: bool) -> str:
     """Where a browser says that it found us."""
-    host = (header(scope["headers"], b"host") or header(scope["headers"], b":authority") or b"").decode("latin-1")
+    host = (header(scope["headers"], b"host") or b"").decode("latin-1")
     if _HOST.fullmatch(host) is None:
         host = "localhost"
     return f"{'https' if secure else 'http'}://{host}"

@@ -59,6 +59,7 @@ ROWS: dict[str, Row] = {
     "POST /sign-in": Row(EVERYBODY_POSTS),
     "GET /sign-in/link": Row("404 404 404 404 404 404 404 404"),
     "POST /sign-in/link": Row(EVERYBODY_POSTS),
+    "GET /sign-out": Row("303 200 200 200 200 200 200 200"),
     "POST /sign-out": Row(SIGNED_IN_POSTS),
     "POST /sign-out/everywhere": Row(SIGNED_IN_POSTS),
     "GET /portal": Row(USER),
