@@ -83,6 +83,7 @@ async def come_back(visit: Visit) -> Redirect | Shown:
         arrive = partial(_arrive, visit=visit, way=way, person=person)
         user, session_id = await visit.desk.change(f"oidc:{way.name}", arrive)
     except LlmgateError as error:
+        log.info("not signed in by %s, from %s: %s", way.name, visit.address, error.message)
         if isinstance(error, Refusal) and error.code != "rate_limited":
             visit.keeper.attempts.wrong(visit.address, now)
         return _again(visit, error)

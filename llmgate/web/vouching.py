@@ -15,6 +15,7 @@ import asyncio
 import logging
 import re
 import ssl
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
@@ -59,6 +60,7 @@ PAIR = frozenset({"email", "email_verified"})
 ALL_THE_WORLD = "*"
 
 LONGEST_SUBJECT = 255
+"""Characters of what an issuer calls somebody."""
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
@@ -246,20 +248,28 @@ async def _asked(client: Any, way: Way, url: str, kind: Any, *, with_token: bool
 
 
 _said_lately: dict[str, tuple[int, Said]] = {}
+_asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+"""By issuer. However many want to sign in while it is slow or down, it is asked by one at a time."""
 
 
 async def _said(client: Any, way: Way) -> Said:
     """What an OpenID provider says of itself (OpenID Connect Discovery)."""
-    at_ms, said = _said_lately.get(way.issuer, (0, None))
-    if said is None or not 0 <= now_ms() - at_ms < KNOWN_FOR_MS:
-        said = await _asked(client, way, f"{way.issuer}/.well-known/openid-configuration", Said)
-        if said.issuer.rstrip("/") != way.issuer:
-            raise _wrong(way, f"it calls itself {said.issuer[:200]!r}")
-        endpoints = (said.authorization_endpoint, said.token_endpoint, said.jwks_uri, said.userinfo_endpoint)
-        if not all(one is None or _is_safe(one, way) for one in endpoints):
-            raise _wrong(way, "it has an address without TLS")
-        _said_lately[way.issuer] = (now_ms(), said)
+    async with _asking[way.issuer]:
+        at_ms, said = _said_lately.get(way.issuer, (0, None))
+        if said is None or not 0 <= now_ms() - at_ms < KNOWN_FOR_MS:
+            said = await _asked(client, way, f"{way.issuer}/.well-known/openid-configuration", Said)
+            _check_said(way, said)
+            _said_lately[way.issuer] = (now_ms(), said)
     return said
+
+
+def _check_said(way: Way, said: Said) -> None:
+    """Raises UpstreamFailure where it speaks for another issuer, or would have us ask without TLS."""
+    if said.issuer.rstrip("/") != way.issuer:
+        raise _wrong(way, f"it calls itself {said.issuer[:200]!r}")
+    endpoints = (said.authorization_endpoint, said.token_endpoint, said.jwks_uri, said.userinfo_endpoint)
+    if not all(one is None or _is_safe(one, way) for one in endpoints):
+        raise _wrong(way, "it has an address without TLS")
 
 
 def _is_safe(url: str, way: Way) -> bool:
@@ -348,7 +358,7 @@ def _person(way: Way, claims: Mapping[str, Any]) -> Person:
     username = None
     if way.names_users:
         username = claims.get(way.table.claim)
-        if not isinstance(username, str) or not username:
+        if not isinstance(username, str) or not 0 < len(username) <= LONGEST_SUBJECT or not username.isprintable():
             raise Refusal(
                 f"{way.label} says no {way.table.claim} of you, so it can't be told who you are here: ask your admin",
                 code="sign_in_refused",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -175,6 +177,22 @@ def test_one_never_goes_on_elsewhere(hall: Hall, browser: Browser, onward: str) 
     assert signs_in(hall, browser, "made", hall.person(), onward).headers["location"] == "/portal"
 
 
+def test_behind_a_proxy(hall: Hall, browser: Browser) -> None:
+    """What was registered is what the browser sees."""
+    browser.client.headers.update({"x-forwarded-proto": "https", "host": "llm.example.org"})
+    out = sent_out(browser, "made")
+    assert query_of(out)["redirect_uri"] == "https://llm.example.org/sign-in/made/callback"
+    answer = browser.get("/sign-in/made/callback")
+    assert answer.status_code == 400
+    assert all("Secure" in cookie for cookie in browser.get("/sign-in/made").headers.get_list("set-cookie"))
+
+
+def test_nothing_of_it_is_imported_before_somebody_signs_in() -> None:
+    heavy = {"authlib", "httpx2", "joserfc"}
+    looks = f"import sys, llmgate.server, llmgate.web.pages; print(*{heavy} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", looks], capture_output=True, check=True, text=True).stdout == "\n"
+
+
 def test_a_new_user_is_made(hall: Hall, browser: Browser) -> None:
     name = hall.person()
     assert signs_in(hall, browser, "made", name).headers["location"] == "/portal"
@@ -241,6 +259,7 @@ def test_approval_of_who_is_a_user_by_now(hall: Hall, browser: Browser) -> None:
 def test_nobody_is_made_where_the_admin_does_it(hall: Hall, browser: Browser) -> None:
     name = hall.person()
     refused(signs_in(hall, browser, "strict", name), 403, f"{name}@corp.example is no user here: ask your admin")
+    hall.served.logged("not signed in by strict, from 10.0.0.")
     assert hall.row(name) is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from base64 import urlsafe_b64encode
@@ -89,6 +90,11 @@ async def test_what_an_issuer_says_of_itself_is_remembered_and_its_keys_are_not(
         await vouching.person(way(liar.issuer), QUESTION, "c")
     assert len(liar.asked("/.well-known/openid-configuration")) == 1
     assert len(liar.asked("/keys")) == 2
+
+
+async def test_many_at_once_ask_once(liar: Liar) -> None:
+    await asyncio.gather(*(vouching.address(way(liar.issuer), QUESTION) for _ in range(20)))
+    assert len(liar.asked("/.well-known/openid-configuration")) == 1
 
 
 async def test_what_the_token_lacks_is_asked_for(liar: Liar) -> None:
@@ -181,7 +187,7 @@ def test_google_vouches_for_what_it_hosts(claims: dict[str, Any], allowed: tuple
         assert vouching._person(google, said).email == email
 
 
-@pytest.mark.parametrize("said", [None, "", 7, ["alice"]])
+@pytest.mark.parametrize("said", [None, "", 7, ["alice"], "x" * 256, "ali\u202ece", "a\nb"])
 async def test_a_claim_that_is_no_name(liar: Liar, said: Any) -> None:
     liar.claims["preferred_username"] = said
     with pytest.raises(Refusal, match="SSO says no preferred_username of you"):
