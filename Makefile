@@ -38,7 +38,7 @@ format: $(READY) ## Put the code into its form
 cover: $(READY) ## Run every test and show what they don't reach
 	@$(BIN)/pytest -n $(JOBS) --cov --cov-report=term-missing:skip-covered
 
-bench: $(READY) ## Measure requests per second beside a bare pass-through
+bench: $(READY) ## Measure what a request costs beside a bare pass-through: some minutes
 	@$(BIN)/python -m bench
 
 chaos: $(READY) ## Break the world for some minutes: kills, locks, full disks; and see that the money holds

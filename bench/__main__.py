@@ -80,8 +80,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description="Measure llmgate beside a bare pass-through on the same server."
     )
-    legs = {"metavar": "LEG", "help": f"{', '.join(LEGS)} (default: throughput)"}
-    parser.add_argument("legs", nargs="*", choices=[*LEGS, []], **legs)  # type: ignore[arg-type]
+    parser.add_argument("legs", nargs="*", type=_leg, metavar="LEG", help=f"{', '.join(LEGS)} (default: throughput)")
     parser.add_argument("--seconds", type=_positive, default=1.0, help="how long each measurement lasts (default: 1)")
     parser.add_argument("--rounds", type=int, choices=range(1, 101), metavar="N", default=3, help="(default: 3)")
     parser.add_argument("--requests", type=int, default=200_000, help="of soak (default: 200,000)")
@@ -91,6 +90,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--alone", action="store_true", help="neither nginx nor LiteLLM, even if they are installed")
     parser.add_argument("--json", action="store_true", help="write JSON")
     return parser.parse_args()
+
+
+def _leg(name: str) -> str:
+    if name not in LEGS:
+        raise argparse.ArgumentTypeError(f"there is no leg {name}: choose from {', '.join(LEGS)}")
+    return name
 
 
 def _positive(text: str) -> float:

@@ -70,6 +70,7 @@ def litellm(scene: Scene) -> Target | None:
     config = {"model_list": [{"model_name": "bench", "litellm_params": upstream}]}
     (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
     command = [program, "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
+    command += ["--keepalive_timeout", "75"]  # its default of 5 s would close connections that wait for the leg's end
     env = {"PATH": os.environ.get("PATH", ""), "HOME": str(folder), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     env |= {"LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": LITELLM_KEY}
     address = f"http://127.0.0.1:{port}"

@@ -17,6 +17,7 @@ from .upstream import INPUT_TOKENS, OUTPUT_TOKENS
 NOT_INHERITED = ("LLMGATE_CONFIG", "LLMGATE_DB", "DATABASE_PATH", "PROXY_LOG_PATH")
 """What would lead llmgate out of its own folder."""
 
+ROWS = "usage rows"
 SUMMED = ("requests", "errors", "input_tokens", "output_tokens")
 
 Prepare = Callable[[Path], None]
@@ -49,7 +50,7 @@ class Gateway:
         if prepare:
             prepare(folder / "llmgate.db")
         self.key = self._command("keys", "add", "bench", "--credits", "1000000").strip()
-        self._before = self._counted() if prepare else dict.fromkeys(self._counted(), 0)
+        self._before = self._counted() if prepare else dict.fromkeys((ROWS, *SUMMED), 0)
 
     def _command(self, *words: str) -> str:
         command = python("llmgate", *words)
@@ -69,7 +70,7 @@ class Gateway:
             return [str(error)]
         found = {name: count - self._before[name] for name, count in self._counted(checked["usage"]).items()}
         expected = {
-            "usage rows": answered,
+            ROWS: answered,
             "requests": answered,
         }
         if whole:
@@ -89,4 +90,4 @@ class Gateway:
     def _counted(self, rows: int | None = None) -> dict[str, int]:
         summed: list[dict[str, Any]] = json.loads(self._command("report", "--since", "10y", "--by", "user", "--json"))
         counted = {name: sum(row[name] for row in summed) for name in SUMMED}
-        return {"usage rows": counted["requests"] if rows is None else rows, **counted}
+        return {ROWS: counted["requests"] if rows is None else rows, **counted}

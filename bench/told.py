@@ -77,7 +77,7 @@ def _table(title: str, rows: list[Row]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
-        text = any(isinstance(row.get(name), str) for row in rows)
+        text = all(isinstance(row.get(name, ""), str) for row in rows)
         table.add_column(_heading(name), justify="left" if text else "right")
     for row in rows:
         table.add_row(*(_written(row.get(name)) for name in names))

@@ -61,6 +61,7 @@ def test_many_keys_and_rows_have_books_that_balance(monkeypatch: pytest.MonkeyPa
 
 @patient
 def test_soak_asks_as_often_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "MARKS", WARM + 1)
     monkeypatch.setattr(soak, "MOST_MIB", math.inf)
     monkeypatch.setattr(soak, "MOST_ALLOCATED_MIB", math.inf)
     told = soak.soak(SHORT)
