@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal, localcontext
 from functools import lru_cache
+from operator import mul
 
 import msgspec
 
@@ -209,11 +210,7 @@ _quantities = msgspec.structs.astuple
 
 def amount(meters: Meters, price: Price) -> int:
     """What the meters come to in nano-USD, rounded once, up."""
-    total = 0
-    for quantity, rate in zip(_quantities(meters), rates(price, meters.input_tokens), strict=True):
-        if quantity:
-            total += quantity * rate
-    return ceil_div(total, UNITS)
+    return ceil_div(sum(map(mul, _quantities(meters), rates(price, meters.input_tokens))), UNITS)
 
 
 class Dearest(msgspec.Struct, frozen=True):

@@ -233,7 +233,6 @@ def settle(
         hold = dict(taken) if taken is not None else None
     if hold is None:
         return _correct(tx, hold_id, outcome, policy)
-    limits.release(tx, hold)
     row = {name: hold[held_as] for name, held_as in _CARRIED_FROM}
     return _write(tx, row, hold["amount_nano"], outcome, policy, hold)
 
@@ -332,7 +331,7 @@ def _write(
     money = tx.tally.move(row["account_id"], -charge, -held_nano)
     balance, prepaid = money.balance_nano, money.prepaid
     tx.tallied()
-    limits.book(tx, row, outcome.meters, 1, policy.alert_at)
+    limits.book(tx, row, outcome.meters, 1, policy.alert_at, hold=hold)
     if prepaid:
         for threshold in policy.low_balance:
             if balance < threshold <= balance + charge:
@@ -382,18 +381,11 @@ def _rollup_key(row: dict[str, Any]) -> RollupKey:
 
 def _roll_up(tx: Tx, row: dict[str, Any], meters: Meters, sign: int) -> None:
     """Add a usage row to its day's sums, or take it out of them."""
-    sums = [
-        ("requests", sign),
-        ("errors", sign * (row["status"] == Status.ERROR)),
-        ("cost_nano", sign * row["cost_nano"]),
-        ("charge_nano", sign * row["charge_nano"]),
-    ]
-    if row["wasted_nano"]:
-        sums.append(("wasted_nano", sign * row["wasted_nano"]))
-    for name, number in zip(METERS, msgspec.structs.astuple(meters), strict=True):
-        if number:
-            sums.append((name, sign * number))
-    tx.tally.roll_up(_rollup_key(row), sums)
+    sums = (
+        *(1, row["status"] == Status.ERROR, *msgspec.structs.astuple(meters)),
+        *(row["cost_nano"], row["charge_nano"], row["wasted_nano"]),
+    )
+    tx.tally.roll_up(_rollup_key(row), sums if sign > 0 else [-number for number in sums])
 
 
 class Recovered(msgspec.Struct, frozen=True):

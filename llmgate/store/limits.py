@@ -193,7 +193,7 @@ def hold(tx: Tx, found: Iterable[Standing], row: Mapping[str, Any], alert_at: Se
             continue
         if tx.kept is not None:
             tx.kept.pop(("no counters", standing.subject), None)
-        tx.execute(
+        tx.apart(
             """
             INSERT INTO counters (subject_kind, subject_id, unit, window, glob, amount, start_ms, end_ms, used, held)
             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -215,13 +215,25 @@ def release(tx: Tx, row: Mapping[str, Any]) -> None:
     _move_held(tx, row, -1)
 
 
-def book(tx: Tx, row: Mapping[str, Any], meters: Meters, sign: int, alert_at: Sequence[int] = ()) -> None:
-    """A usage row counts (1), or counts no more (-1). Crossing one of the percentages `alert_at` is told once."""
-    for counter, limit in _touched(tx, row, row["time_ms"]):
-        amount = sign * quantity(limit.unit, meters, row["charge_nano"])
-        tx.execute("UPDATE counters SET used = used + ? WHERE id = ?", (amount, counter["id"]))
+def book(
+    tx: Tx,
+    row: Mapping[str, Any],
+    meters: Meters,
+    sign: int,
+    alert_at: Sequence[int] = (),
+    *,
+    hold: Mapping[str, Any] | None = None,
+) -> None:
+    """A usage row counts (1), or counts no more (-1). Crossing one of the percentages `alert_at` is told once. `hold`:
+    the row of the hold that is no more, in whose stead it stands.
+    """
+    for counter, limit in _about(tx, row, row["time_ms"]):
+        used = sign * quantity(limit.unit, meters, row["charge_nano"]) if limit.means(names_of(row)) else 0
+        held = _amounts(hold).of(limit.unit) if hold is not None and limit.means(names_of(hold)) else 0
+        if used or held:
+            tx.apart("UPDATE counters SET used = used + ?, held = held - ? WHERE id = ?", (used, held, counter["id"]))
         for percent in alert_at:
-            if 100 * counter["used"] < percent * counter["amount"] <= 100 * (counter["used"] + amount):
+            if 100 * counter["used"] < percent * counter["amount"] <= 100 * (counter["used"] + used):
                 _alert(tx, _subject(counter), limit, Span(counter["start_ms"], counter["end_ms"]), percent)
 
 
@@ -241,16 +253,20 @@ def _alert_passed(tx: Tx, standing: Standing, alert_at: Sequence[int]) -> None:
 def _move_held(tx: Tx, row: Mapping[str, Any], sign: int) -> None:
     held = _amounts(row)
     for counter, limit in _touched(tx, row, row["placed_ms"]):
-        tx.execute("UPDATE counters SET held = held + ? WHERE id = ?", (sign * held.of(limit.unit), counter["id"]))
+        tx.apart("UPDATE counters SET held = held + ? WHERE id = ?", (sign * held.of(limit.unit), counter["id"]))
 
 
 def _touched(tx: Tx, row: Mapping[str, Any], at_ms: int) -> Iterator[tuple[Row, Limit]]:
     """The counters that a request moves: all of its subjects' whose window it fell into and whose model it is."""
+    return ((counter, limit) for counter, limit in _about(tx, row, at_ms) if limit.means(names_of(row)))
+
+
+def _about(tx: Tx, row: Mapping[str, Any], at_ms: int) -> Iterator[tuple[Row, Limit]]:
+    """The same of whatever model."""
     for counter in _counters(tx, subjects(tx, row["key_id"], row["user_id"], row["team_id"])):
         limit, window = limit_of(counter), Span(counter["start_ms"], counter["end_ms"])
         days = _days(tx, limit, window)
-        within = days[0] <= row["day"] <= days[1] if days else window.start_ms <= at_ms < window.end_ms
-        if within and limit.means(names_of(row)):
+        if days[0] <= row["day"] <= days[1] if days else window.start_ms <= at_ms < window.end_ms:
             yield counter, limit
 
 
@@ -258,7 +274,7 @@ def hold_more(tx: Tx, row: Mapping[str, Any], nano: int) -> None:
     """A hold of this row sets aside so much more of the budgets that it touches."""
     for counter, limit in _touched(tx, row, row["placed_ms"]):
         if limit.unit is Unit.USD:
-            tx.execute("UPDATE counters SET held = held + ? WHERE id = ?", (nano, counter["id"]))
+            tx.apart("UPDATE counters SET held = held + ? WHERE id = ?", (nano, counter["id"]))
 
 
 def budgets(tx: Tx, row: Mapping[str, Any]) -> Iterator[tuple[tuple[int, int], int]]:
@@ -456,9 +472,7 @@ def _counters(tx: Tx, whose: Collection[Subject]) -> list[Row]:
 
 def _of_subjects(tx: Tx, table: str, whose: Collection[Subject]) -> list[Row]:
     one = f"SELECT * FROM {table} WHERE subject_kind = ? AND subject_id = ?"
-    return tx.execute(
-        " UNION ALL ".join([one] * len(whose)), [part for subject in whose for part in subject]
-    ).fetchall()
+    return tx.apart(" UNION ALL ".join([one] * len(whose)), [part for subject in whose for part in subject]).fetchall()
 
 
 # ── what admins do ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,8 +11,9 @@ statements that touch none of these tables go past it (`Tx.apart`). And whoever 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
+from operator import add
 
 from ..types import METERS
 
@@ -37,6 +38,11 @@ RollupKey = tuple[str, int, int, int, str, str, str, str]
 ROLLUP_KEY = ("day", "account_id", "user_id", "team_id", "key_id", "plan", "model", "upstream")
 ROLLUP_SUMS = ("requests", "errors", *METERS, "cost_nano", "charge_nano", "wasted_nano")
 
+_NAMED = frozenset({"requests", "errors", "cost_nano", "charge_nano"})
+"""Those that a new row must be told, even if they are 0."""
+
+_PLACES = {name: place for place, name in enumerate(ROLLUP_SUMS)}
+
 _MONEY = "SELECT billing, balance_nano, held_nano, expires_next_ms FROM accounts WHERE id = ?"
 _MOVE = "UPDATE accounts SET balance_nano = ?, held_nano = ? WHERE id = ?"
 
@@ -49,7 +55,7 @@ class Tally:
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
         self._accounts: dict[int, Money] = {}
-        self._rollups: dict[RollupKey, dict[str, int]] = {}
+        self._rollups: dict[RollupKey, Sequence[int]] = {}
         self.moves = 0
         """Goes up with all that is added."""
         self.changes = 0
@@ -74,14 +80,11 @@ class Tally:
         self.moves += 1
         return money
 
-    def roll_up(self, key: RollupKey, added: Iterable[tuple[str, int]]) -> None:
-        """So much more (or less) of some of `ROLLUP_SUMS`."""
+    def roll_up(self, key: RollupKey, added: Sequence[int]) -> None:
+        """So much more (or less) of `ROLLUP_SUMS`."""
         sums = self._rollups.get(key)
-        if sums is None:
-            sums = self._rollups[key] = {}
-            self.open = True
-        for name, number in added:
-            sums[name] = sums.get(name, 0) + number
+        self._rollups[key] = added if sums is None else [*map(add, sums, added)]
+        self.open = True
         self.moves += 1
 
     def write(self) -> None:
@@ -93,7 +96,8 @@ class Tally:
             if money.moved:
                 self._conn.execute(_MOVE, (money.balance_nano, money.held_nano, account_id))
         for key, sums in rollups.items():
-            self._conn.execute(_roll_up(tuple(sums)), (*key, *sums.values()))
+            names = tuple(name for name, number in zip(ROLLUP_SUMS, sums, strict=True) if number or name in _NAMED)
+            self._conn.execute(_roll_up(names), (*key, *(sums[_PLACES[name]] for name in names)))
         self.changes += self._conn.total_changes - before
 
     def forget(self) -> None:
