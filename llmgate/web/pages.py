@@ -89,9 +89,9 @@ PAGES: tuple[Page, ...] = (
     Page("POST", f"{ADMIN}/requests/{{request}}/deny", KEYS, requests.deny),
     Page("GET", f"{ADMIN}/usage", READ, watching.usage, query=bodies.UsageOf, menu="Usage", wide=True),
     Page("GET", f"{ADMIN}/models", READ, watching.models, query=bodies.Searched, menu="Models", wide=True),
-    Page("GET", f"{ADMIN}/plans", READ, watching.plans, query=bodies.Paged, menu="Plans", wide=True),
+    Page("GET", f"{ADMIN}/plans", READ, watching.plans, query=bodies.Paged, wide=True),
     Page("GET", f"{ADMIN}/events", READ, watching.events, query=bodies.Since, menu="Events", wide=True),
-    Page("GET", f"{ADMIN}/audit", READ, watching.acts, query=bodies.Since, menu="Audit", wide=True),
+    Page("GET", f"{ADMIN}/audit", READ, watching.acts, query=bodies.Since, wide=True),
     # a user's own
     Page("GET", "/portal", Who.USER, portal.show, menu="Overview", overdue=True),
 )

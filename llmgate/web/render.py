@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
@@ -59,6 +59,7 @@ def _environment() -> Environment:
         "usd": _usd,
         "at": _at,
         "percent": percent,
+        "plain": _plain,
         "number": number,
         "words": words,
         "sentence": sentence,
@@ -138,6 +139,13 @@ def _usd(amount: str) -> str:
     """An amount as the API tells it, as `money` shows one."""
     nano = to_nano(amount.removeprefix("-"))
     return dollars(-nano if amount.startswith("-") else nano)
+
+
+def _plain(value: object) -> str:
+    """What JSON holds, for people: `a, b` of a list, `a=1, b=2` of a map."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={of}" for name, of in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def percent(limit: Limit) -> int:
