@@ -13,7 +13,7 @@ from llmgate.config import SelfService
 from llmgate.plans import NONE
 from llmgate.pricebook import Kind
 from llmgate.pricing import Price
-from llmgate.store import admins, backups, ledger, limits, prices, requests
+from llmgate.store import accounts, admins, backups, identities, ledger, limits, prices, requests
 from llmgate.store.admins import Scope
 from llmgate.store.db import now_ms
 from llmgate.types import Billing, Meters, Status
@@ -111,6 +111,8 @@ def _fill(book: Book) -> None:
             ledger.add(tx, "alice", 10_000_000, ref=f"paid-{number}", note="by transfer")
         ledger.add(tx, "alice", 1_000_000_000, expires_ms=tx.now_ms + LATER)
         admins.add(tx, "prometheus", Scope.READ)
+        known = {"issuer": "https://accounts.google.com", "subject": "1234", "email": "alice@example.org"}
+        identities.link(tx, accounts.user_row(tx, "alice"), **known)
         limits.hang(tx, "alice", ["60 requests/minute", "$50 total"])
         limits.hang(tx, f"key:{KEY_OF_BOB}", ["5 concurrent"])
         charge, bill = Price(input=2_500_000_000, output=10_000_000_000), Price(input=2_000_000_000)
