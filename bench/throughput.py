@@ -76,11 +76,9 @@ def throughput(setting: Setting) -> Told:
 def _against(everything: list[Series], name: str) -> list[str]:
     """How much more llmgate answers than somebody else."""
     ours = {one.shape: one for one in everything if one.target.name == "llmgate" and not one.void}
-    return [
-        f"{one.shape}: llmgate answers {Ratio.of(ours[one.shape].speeds, one.speeds).median:.0f} times as many as {name}"
-        for one in everything
-        if one.target.name == name and not one.void and one.shape in ours
-    ]
+    theirs = [one for one in everything if one.target.name == name and not one.void and one.shape in ours]
+    times = {one.shape: Ratio.of(ours[one.shape].speeds, one.speeds).median for one in theirs}
+    return [f"{shape}: llmgate answers {often:.0f} times as many as {name}" for shape, often in times.items()]
 
 
 def _asked(shape: Shape, target: Target) -> bool:
