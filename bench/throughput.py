@@ -69,8 +69,16 @@ def throughput(setting: Setting) -> Told:
     told.tables[title] = [row for shape in SHAPES for row in rows([one for one in everything if one.shape == shape])]
     told.tables["memory, and from the start to the first answer"] = [target.memory() for target in targets[1:]]
     told.problems = voids(everything) + played.problems
-    told.notes = played.notes()
+    told.notes = [*_against(everything, "litellm"), *played.notes()]
     return told
+
+
+def _against(everything: list[Series], name: str) -> list[str]:
+    """How much more llmgate answers than somebody else."""
+    ours = {one.shape: one for one in everything if one.target.name == "llmgate" and not one.void}
+    theirs = [one for one in everything if one.target.name == name and not one.void and one.shape in ours]
+    times = {one.shape: Ratio.of(ours[one.shape].speeds, one.speeds).median for one in theirs}
+    return [f"{shape}: llmgate answers {often:.0f} times as many as {name}" for shape, often in times.items()]
 
 
 def _asked(shape: Shape, target: Target) -> bool:

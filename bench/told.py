@@ -105,4 +105,6 @@ def for_machines(told: Told) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    return round(value, 4) if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return round(value, 4) if math.isfinite(value) else None

@@ -140,10 +140,10 @@ def test_what_is_installed_is_counted() -> None:
 
 
 def test_machines_are_told_all_of_it() -> None:
-    told = Told({"a table": [{"p50_ms": 1.23456, "asked": "bare"}]}, ["a note"], ["a problem"])
+    told = Told({"a table": [{"p50_ms": 1.23456, "by_cpu": math.inf, "asked": "bare"}]}, ["a note"], ["a problem"])
     written = json.loads(json.dumps(for_machines(told)))
     assert written == {
-        "tables": {"a table": [{"p50_ms": 1.2346, "asked": "bare"}]},
+        "tables": {"a table": [{"p50_ms": 1.2346, "by_cpu": None, "asked": "bare"}]},
         "notes": ["a note"],
         "ok": False,
         "problems": ["a problem"],
