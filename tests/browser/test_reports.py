@@ -141,7 +141,7 @@ async def test_a_chart_follows_the_scheme(page: Window) -> None:
     await page.page.emulate_media(color_scheme="light")
     await page.page.evaluate(COLOURED, "#4b86ed")
     await page.page.emulate_media(color_scheme="dark")
-    await page.page.evaluate(COLOURED, "#bacdfe")
+    await page.page.evaluate(COLOURED, "#4f78d2")
 
 
 async def test_a_period_is_chosen_in_the_form(page: Window) -> None:
@@ -172,6 +172,7 @@ async def test_without_script_the_tables_are_there(used: Office, open_window: Op
     await plain.go("/sign-in", look=False)
     await plain.page.get_by_label("Your key").fill(used.keys[Scope.READ])
     await plain.page.get_by_role("button", name="Sign in").click()
-    await plain.go(f"/reports?{PERIOD}")
+    await plain.go(f"/reports?{PERIOD}", look=False)
     await expect(plain.page.get_by_role("table")).to_have_count(5)
     await expect(plain.page.locator("canvas").first).to_be_hidden()
+    await plain.look("reports-plain")

@@ -38,8 +38,11 @@
       grid: of("--chart-grid"),
       page: of("--chart-page"),
       line: of("--chart-line"),
-      series: (number) =>
-        number === "0" ? of("--series-0") : hatched(of(`--series-${((number - 1) % COLOURS) + 1}`), of("--chart-page"), number),
+      series(number) {
+        if (number === undefined) return of("--chart-bar");
+        if (number === "0") return of("--series-0");
+        return hatched(of(`--series-${((number - 1) % COLOURS) + 1}`), of("--chart-page"), number);
+      },
     };
   }
 
@@ -124,7 +127,7 @@
               }
             : {
                 order: 1,
-                backgroundColor: cells.map((_, at) => colour.series(told.others && at === cells.length - 1 ? "0" : number || "1")),
+                backgroundColor: cells.map((_, at) => colour.series(told.others && at === cells.length - 1 ? "0" : number)),
                 borderColor: colour.page,
                 borderWidth: kind === "stack" && cells.length < 120 ? { top: 1 } : 0,
                 borderSkipped: false,
