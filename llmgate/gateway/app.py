@@ -35,9 +35,6 @@ SITE = (b"/portal", b"/reports", b"/request-key", b"/sign-in", b"/sign-out", b"/
 
 PAGES = (b"/", b"/admin")
 
-PUBLIC = b"/public/"
-"""What the pages' application answers to programs."""
-
 Beside = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -74,7 +71,7 @@ class App:
             asked = self._gateway.paths.asked_at(path, scope["method"])
             if asked is not None:
                 await self._gateway.handle(asked, scope, receive, send)
-            elif self._site is not None and (_is_page(path) or path.startswith(PUBLIC)):
+            elif self._site is not None and _is_page(path):
                 await self._site(scope, receive, send)
             elif self._api is not None and path.startswith(API):
                 await self._api(scope, receive, send)

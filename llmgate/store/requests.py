@@ -18,7 +18,7 @@ import ipaddress
 from typing import NamedTuple
 
 from ..config import SelfService
-from ..errors import Failure, Refusal
+from ..errors import Failure, Refusal, UsageError
 from ..limits import Cap, parse_cap
 from ..money import ceil_div, to_nano
 from ..names import check_new, quoted
@@ -69,7 +69,11 @@ def ask(
     Raises UsageError for a name that is none, Refusal 409 for one that is taken where no admin is asked, and 429 where
     there were too many.
     """
-    check_new(username, "user")
+    try:
+        check_new(username, "user")
+    except UsageError as error:
+        error.param = "username"
+        raise
     note, whose = (note or "").strip()[:LONGEST_NOTE] or None, subscriber(address)
     _check_cap(tx, parse_cap(service.per_address), "address = ? AND issuer IS NULL", whose, "from your address")
     _check_cap(tx, parse_cap(service.per_name), "username = ? COLLATE NOCASE", username, "under this name")

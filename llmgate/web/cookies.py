@@ -33,6 +33,8 @@ FORM_LASTS_S = 7200
 SAID_LASTS_S = 60
 
 KEPT_LASTS_S = 600
+KEPT_LASTS_LONGER_S = {"request": 30 * 86_400}
+"""What is kept for longer than ten minutes."""
 
 
 class Keeper:
@@ -43,6 +45,8 @@ class Keeper:
         self._secret = secret
         self.attempts = Attempts()
         """Wrong keys and links."""
+        self.guesses = Attempts("names that are taken")
+        """Of who asks for a key."""
         self._session = Signer(secret, salt="session")
         self._token = Signer(secret, salt="token")
         self._form = TimestampSigner(secret, salt="form")
@@ -72,7 +76,7 @@ class Keeper:
 
     def kept(self, cookies: dict[str, str], name: str) -> str | None:
         try:
-            text = self._kept.unsign(cookies[f"llmgate_{name}"], max_age=KEPT_LASTS_S).decode()
+            text = self._kept.unsign(cookies[f"llmgate_{name}"], max_age=_lasts_s(name)).decode()
             return _unpacked(text.removeprefix(f"{name}."))
         except (KeyError, BadSignature, ValueError):
             return None
@@ -131,7 +135,7 @@ class Keeper:
         if text is None:
             return _cookie(f"llmgate_{name}", "", 0, visit)
         signed = self._kept.sign(f"{name}.{_packed(text)}").decode()
-        return _cookie(f"llmgate_{name}", signed, KEPT_LASTS_S, visit)
+        return _cookie(f"llmgate_{name}", signed, _lasts_s(name), visit)
 
     # ── browsers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -164,6 +168,10 @@ class Keeper:
                 "this form is too old, or of another session: open the page again, and send it once more",
                 code="form_refused",
             )
+
+
+def _lasts_s(name: str) -> int:
+    return KEPT_LASTS_LONGER_S.get(name, KEPT_LASTS_S)
 
 
 def signed_out() -> Refusal:

@@ -20,9 +20,7 @@ class Snippet(NamedTuple):
 
 
 def show(tx: Tx, visit: Visit) -> Shown:  # noqa: ARG001
-    config = visit.config
-    models = list(config.models) or (["echo"] if list(visit.gateway.upstreams) == ["sandbox"] else [])
-    model = models[0] if models else "MODEL"
+    model = model_of(visit)
     return Shown(
         "home.html",
         {
@@ -30,19 +28,25 @@ def show(tx: Tx, visit: Visit) -> Shown:  # noqa: ARG001
             "model": model,
             "sdks": sdks(visit.base_url, model),
             "agents": agents(visit.base_url, model),
-            "asks": config.self_service.mode != "off",
+            "asks": visit.config.self_service.mode != "off",
         },
     )
 
 
-def sdks(url: str, model: str) -> list[Snippet]:
+def model_of(visit: Visit) -> str:
+    """A model that there is, for snippets."""
+    models = list(visit.config.models) or (["echo"] if list(visit.gateway.upstreams) == ["sandbox"] else [])
+    return models[0] if models else "MODEL"
+
+
+def sdks(url: str, model: str, key: str = KEY) -> list[Snippet]:
     """The three formats, each by its own SDK."""
     return [
         Snippet(
             "curl",
             f"""\
 curl {url}/v1/chat/completions \\
-  -H "Authorization: Bearer {KEY}" \\
+  -H "Authorization: Bearer {key}" \\
   -H "Content-Type: application/json" \\
   -d '{{"model": "{model}",
   "messages": [{{"role": "user", "content": "Hello"}}]}}'""",
@@ -54,7 +58,7 @@ from openai import OpenAI
 
 client = OpenAI(
     base_url="{url}/v1",
-    api_key="{KEY}",
+    api_key="{key}",
 )
 answer = client.chat.completions.create(
     model="{model}",
@@ -69,7 +73,7 @@ from anthropic import Anthropic
 
 client = Anthropic(
     base_url="{url}",
-    api_key="{KEY}",
+    api_key="{key}",
 )
 answer = client.messages.create(
     model="{model}",
@@ -85,7 +89,7 @@ print(answer.content[0].text)""",
 from google import genai
 
 client = genai.Client(
-    api_key="{KEY}",
+    api_key="{key}",
     http_options={{"base_url": "{url}"}},
 )
 answer = client.models.generate_content(
@@ -98,19 +102,19 @@ print(answer.text)""",
             "Whatever reads the environment",
             f"""\
 export OPENAI_BASE_URL={url}/v1
-export OPENAI_API_KEY={KEY}""",
+export OPENAI_API_KEY={key}""",
         ),
     ]
 
 
-def agents(url: str, model: str) -> list[Snippet]:
+def agents(url: str, model: str, key: str = KEY) -> list[Snippet]:
     """Coding agents, and how each is told where to ask."""
     return [
         Snippet(
             "Claude Code",
             f"""\
 export ANTHROPIC_BASE_URL={url}
-export ANTHROPIC_AUTH_TOKEN={KEY}
+export ANTHROPIC_AUTH_TOKEN={key}
 export ANTHROPIC_MODEL={model}
 claude""",
             "For models in Anthropic's format.",
@@ -128,13 +132,13 @@ base_url = "{url}/v1"
 env_key = "LLMGATE_KEY"
 wire_api = "responses"
 
-# export LLMGATE_KEY={KEY}""",
+# export LLMGATE_KEY={key}""",
         ),
         Snippet(
             "aider",
             f"""\
 export OPENAI_API_BASE={url}/v1
-export OPENAI_API_KEY={KEY}
+export OPENAI_API_KEY={key}
 aider --model openai/{model}""",
         ),
         Snippet(
@@ -142,7 +146,7 @@ aider --model openai/{model}""",
             f"""\
 API Provider   OpenAI Compatible
 Base URL       {url}/v1
-API Key        {KEY}
+API Key        {key}
 Model ID       {model}""",
             "In its settings.",
         ),
@@ -150,7 +154,7 @@ Model ID       {model}""",
             "Gemini CLI",
             f"""\
 export GOOGLE_GEMINI_BASE_URL={url}
-export GEMINI_API_KEY={KEY}
+export GEMINI_API_KEY={key}
 gemini --model {model}""",
             "For models in Gemini's format.",
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..admin import bodies
 from ..store.admins import Scope
-from . import home, oidc, portal, reports, signing_in, summing
+from . import home, oidc, portal, reports, request_key, signing_in, summing
 from .console import keys, money, people, requests, watching
 from .visits import Page, Who
 
@@ -16,6 +16,10 @@ ACCOUNT, LIMITS = f"{ADMIN}/credits/{{account}}", f"{ADMIN}/limits/{{target}}"
 
 PAGES: tuple[Page, ...] = (
     Page("GET", "/", Who.EVERYBODY, home.show),
+    Page("GET", "/request-key", Who.EVERYBODY, request_key.show, query=request_key.Which),
+    Page("POST", "/request-key", Who.EVERYBODY, request_key.ask, form=request_key.AskForm, again=request_key.show),
+    Page("POST", "/request-key/fetch", Who.EVERYBODY, request_key.fetch, form=request_key.FetchForm),
+    Page("POST", "/request-key/forget", Who.EVERYBODY, request_key.forget),
     # signing in and out
     Page("GET", "/sign-in", Who.EVERYBODY, signing_in.show, query=signing_in.Next),
     Page("POST", "/sign-in", Who.EVERYBODY, signing_in.by_key, form=signing_in.KeyForm, again=signing_in.show),

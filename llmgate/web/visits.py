@@ -86,7 +86,7 @@ class Redirect(NamedTuple):
     session: str | None = None
     """The id of a session that begins; "" ends the one there is."""
     keep: Mapping[str, str | None] = {}
-    """What the browser is to keep for ten minutes, signed, for `Visit.kept`; None: no longer."""
+    """What the browser is to keep for a while, signed, for `Visit.kept`; None: no longer."""
 
 
 class Download(NamedTuple):

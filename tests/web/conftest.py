@@ -198,6 +198,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         config = {
             "upstreams": {"main": main_upstream(up)},
             "models": models,
+            "self_service": {"mode": "approval"},
             "server": {"trusted_proxies": ["127.0.0.1"]},  # tests say themselves where they come from
         }
         folder: Path = tmp_path_factory.mktemp("house")
