@@ -8,6 +8,7 @@ the same way (`tests/gateway/test_plain.py` compares them). After RFC 9112, §5 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 FIELDS = rb"(?:[-!#$%&'*+.^_`|~0-9a-zA-Z]+:[^\0\n\v\f\r]*\r\n)*"
@@ -74,6 +75,15 @@ def parse(head: bytes) -> Head | None:
     return Head(status, (found[2] or b"").decode("latin-1"), tuple(headers), length, close)
 
 
+@lru_cache(maxsize=1024)
+def _size(line: bytes) -> int:
+    """Raises ValueError."""
+    found = _SIZE.fullmatch(line)
+    if found is None:
+        raise ValueError("the size of a chunk is none")
+    return int(found[1], 16)
+
+
 class Sized:
     """A body with a length."""
 
@@ -117,6 +127,14 @@ class Chunked:
         if self._held:
             data, self._held = self._held + data, b""
         at, size = 0, len(data)
+        while not (self._left or self._open) and self._trailers < 0:  # whole chunks, quickly
+            end = data.find(b"\r\n", at)
+            chunk = _size(data[at:end]) if 0 <= end <= at + MOST_LINE else 0
+            stop = end + 2 + chunk
+            if not chunk or data[stop : stop + 2] != b"\r\n":
+                break
+            pieces.append(data[end + 2 : stop])
+            at = stop + 2
         while at < size:
             if self._left:
                 end = min(at + self._left, size)
@@ -144,10 +162,7 @@ class Chunked:
                 if self._trailers > MOST_TRAILERS or end - at > MOST_LINE or not _FIELD.fullmatch(data, at, end + 2):
                     raise ValueError("what follows the last chunk is none of HTTP")
             else:
-                found = _SIZE.fullmatch(data, at, end)
-                if found is None:
-                    raise ValueError("the size of a chunk is none")
-                self._left = int(found[1], 16)
+                self._left = _size(data[at:end])
                 if not self._left:
                     self._trailers = 0
             at = end + 2
