@@ -458,7 +458,27 @@ def fifth(db: SqliteUtils) -> None:
     _run(db, _FIFTH)
 
 
-_SIXTH = """
+_KEPT = "".join(
+    f"CREATE TRIGGER kept_{number} AFTER {change}\nBEGIN UPDATE meta SET value = value + 1 WHERE key = 'kept'; END;\n"
+    for number, change in enumerate(
+        (
+            "UPDATE ON meta WHEN new.key IN ('zone', 'prices')",
+            "UPDATE OF id, user_id, name, hash, grace_hash, grace_until_ms, status, models, ips, tags, expires_ms ON keys",
+            *("DELETE ON keys", "UPDATE ON users", "DELETE ON users", "UPDATE ON teams", "DELETE ON teams"),
+            "UPDATE OF id, kind, billing, billing_source ON accounts",
+            *(
+                "INSERT ON limits",
+                "UPDATE ON limits",
+                "DELETE ON limits",
+                "INSERT ON set_prices",
+                "DELETE ON set_prices",
+            ),
+            *("INSERT ON counters", "INSERT ON under", "DELETE ON under"),
+        )
+    )
+)
+
+_SIXTH = f"""
 -- Who is signed in with a browser: a user, or whoever holds an admin key. Only the SHA-256 of the cookie is kept. A
 -- session ends with what it was made by: the key (by its id, so that a rotation ends nothing), or the admin
 -- key (by its hash).
@@ -535,7 +555,11 @@ CREATE INDEX under_given ON under (given_id);
 
 -- The lead of a team who set a limit; null: an admin. A lead's never replaces or loosens what an admin said.
 ALTER TABLE limits ADD COLUMN set_by TEXT;
-"""
+
+-- Counts the changes of what a daemon keeps from one transaction to the next (`group`): by it, it knows whether that
+-- still holds although others have written. Who may do what, and at which prices; no balance, nothing that is counted.
+INSERT INTO meta (key, value) VALUES ('kept', '0');
+{_KEPT}"""
 
 
 def sixth(db: SqliteUtils) -> None:
