@@ -22,6 +22,9 @@ MARKS = 10
 """How often it is looked at; what the first `WARM` of them bring isn't growth: pools and caches fill."""
 WARM = 3
 
+TRACED_SHARE = 4
+"""Tracing tells each byte, so a part of the requests will do: one in so many."""
+
 MOST_MIB = 4.0
 """What the memory of the process may grow: the system gives and takes it by the piece."""
 
@@ -44,8 +47,8 @@ def soak(setting: Setting) -> Told:
         traced = played.gateway("traced", engine=setting.engine, module="bench.traced", env=env)
         for target in (as_it_is, traced):
             compare(target)
-        held = _marks(as_it_is, setting, lambda target: target.process.rss_mib())
-        allocated = _marks(traced, setting, lambda target: _allocated(target) / 2**20)
+        held = _marks(as_it_is, setting, setting.requests, lambda target: target.process.rss_mib())
+        allocated = _marks(traced, setting, setting.requests // TRACED_SHARE, lambda target: _allocated(target) / 2**20)
         grown = TRACED.findall(traced.process.said())[-1][1].strip()
     told.tables[f"soak, {setting.engine}, plain and streamed, 64 connections"] = [
         {
@@ -69,13 +72,13 @@ Marks = list[tuple[float, float]]
 """(requests so far, MiB)"""
 
 
-def _marks(target: Target, setting: Setting, weigh: Weigh) -> Marks:
-    """Ask until it was asked `--requests` times. Raises BenchError."""
+def _marks(target: Target, setting: Setting, requests: int, weigh: Weigh) -> Marks:
+    """Ask until it was asked so often. Raises BenchError."""
     first, marks = target.asked, [(0.0, weigh(target))]
     turn = 0
     for number in range(1, MARKS + 1):
-        while target.asked - first < setting.requests * number / MARKS:
-            setting.say(f"{target.name}: {target.asked - first:,} of {setting.requests:,}")
+        while target.asked - first < requests * number / MARKS:
+            setting.say(f"{target.name}: {target.asked - first:,} of {requests:,}")
             try:
                 target.load(LOADS[setting.load], SHAPES[turn % len(SHAPES)], setting.seconds)
             except Void as void:
