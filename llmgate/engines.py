@@ -18,6 +18,7 @@ from hypercorn.config import Config as HypercornConfig
 
 from . import http1, http2
 from .config import Server
+from .gateway.http import LEFT_ALONE
 from .listening import BACKLOG
 
 KEEP_ALIVE_S = 75.0
@@ -84,6 +85,7 @@ async def uvicorn(
         def on_message_begin(self) -> None:
             self.in_head, self.head = True, 0
             super().on_message_begin()
+            self.scope["extensions"] = {LEFT_ALONE: {}}  # until its grace is over
 
         def on_headers_complete(self) -> None:
             self.in_head = False

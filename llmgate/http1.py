@@ -22,6 +22,7 @@ from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.utils import parse_socket_addr, suppress_body
 
 from . import idle
+from .gateway.http import LEFT_ALONE
 from .gateway.plain import FIELDS, LENGTH
 from .idle import Idle
 
@@ -91,7 +92,7 @@ class Connection(TCPServer):
                 plain.begin(_at_hand(self.reader), ended=self.reader.at_eof())
                 await plain.over
                 if plain.task is not None:
-                    await plain.task  # which may go on without its client
+                    await asyncio.wait({plain.task})  # it may go on without its client
             except asyncio.CancelledError:  # the server gives it up; as hypercorn, it ends without a word
                 plain.abandon()
                 return
@@ -185,9 +186,7 @@ class Plain(asyncio.Protocol):
         self.transport.close()
 
     def abandon(self) -> None:
-        """At once."""
-        if self.task is not None:
-            self.task.cancel()
+        """At once. Whoever still works for it is told that the client has left."""
         self.transport.abort()
 
     # ── what comes ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -213,7 +212,7 @@ class Plain(asyncio.Protocol):
         self._idle.pause()
         path, _, query = head.target.partition(b"?")
         text = path.decode("ascii")
-        scope = {
+        scope: dict[str, Any] = {
             **self._scope,
             "method": head.method.decode("ascii"),
             "path": unquote(text) if "%" in text else text,
@@ -221,7 +220,7 @@ class Plain(asyncio.Protocol):
             "query_string": query,
             "headers": head.headers,
             "state": self._connection.state.copy(),
-            "extensions": {},
+            "extensions": {LEFT_ALONE: {}},
         }
         request = self._request = Request(self, head)
         if len(data) > end and (data := request.take(data[end:])):

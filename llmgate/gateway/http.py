@@ -26,6 +26,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
 
+LEFT_ALONE = "llmgate.left_alone"
+"""Among a scope's `extensions`: the server doesn't cancel who serves it, except when all that is in flight was
+interrupted long ago. That a client has left is only told."""
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 

@@ -59,6 +59,7 @@ from . import upstream as up
 from .exchange import Cut, Exchange, Priced, Resolved, outcome_of, tier_of, why_cut_off
 from .forwarding import Forwarding, key_of
 from .http import (
+    LEFT_ALONE,
     Disconnected,
     Receive,
     Scope,
@@ -195,10 +196,14 @@ class Gateway:
     async def handle(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request from its first byte to its settlement.
 
-        In a task of its own: a server that gives a connection up cancels who works for it, and what an upstream was
-        sent is not undone by that. The client has left, that is all.
+        In a task of its own, unless it is left alone: a server that gives a connection up cancels who works for it, and
+        what an upstream was sent is not undone by that. The client has left, that is all.
         """
         exchange = Exchange(new_request_id(), asked.endpoint, asked.model, asked.version)
+        if LEFT_ALONE in scope.get("extensions", ()):
+            exchange.walk = asyncio.current_task()
+            await self._walk(exchange, asked, scope, receive, send)
+            return
         exchange.walk = walk = asyncio.ensure_future(self._walk(exchange, asked, scope, receive, send))
         try:
             await asyncio.shield(walk)
