@@ -458,24 +458,17 @@ def fifth(db: SqliteUtils) -> None:
     _run(db, _FIFTH)
 
 
+_OF_KEYS = "id, user_id, name, hash, grace_hash, grace_until_ms, status, models, ips, tags, expires_ms"
+_CHANGES = (
+    *("UPDATE ON meta WHEN new.key IN ('zone', 'prices')", f"UPDATE OF {_OF_KEYS} ON keys", "DELETE ON keys"),
+    *("UPDATE ON users", "DELETE ON users", "UPDATE ON teams", "DELETE ON teams"),
+    *("UPDATE OF id, kind, billing, billing_source ON accounts", "INSERT ON counters"),
+    *("INSERT ON limits", "UPDATE ON limits", "DELETE ON limits", "INSERT ON under", "DELETE ON under"),
+    *("INSERT ON set_prices", "DELETE ON set_prices"),
+)
 _KEPT = "".join(
     f"CREATE TRIGGER kept_{number} AFTER {change}\nBEGIN UPDATE meta SET value = value + 1 WHERE key = 'kept'; END;\n"
-    for number, change in enumerate(
-        (
-            "UPDATE ON meta WHEN new.key IN ('zone', 'prices')",
-            "UPDATE OF id, user_id, name, hash, grace_hash, grace_until_ms, status, models, ips, tags, expires_ms ON keys",
-            *("DELETE ON keys", "UPDATE ON users", "DELETE ON users", "UPDATE ON teams", "DELETE ON teams"),
-            "UPDATE OF id, kind, billing, billing_source ON accounts",
-            *(
-                "INSERT ON limits",
-                "UPDATE ON limits",
-                "DELETE ON limits",
-                "INSERT ON set_prices",
-                "DELETE ON set_prices",
-            ),
-            *("INSERT ON counters", "INSERT ON under", "DELETE ON under"),
-        )
-    )
+    for number, change in enumerate(_CHANGES)
 )
 
 _SIXTH = f"""
