@@ -372,7 +372,6 @@ def test_a_page_goes_on_where_it_was_though_something_came(ops: Admin) -> None:
         ("GET", "/report?by=colour", None, 400, "by"),
         ("GET", "/usage?tag=alone", None, 400, "tag"),
         ("GET", "/nothing", None, 404, None),
-        ("GET", "/nothing", None, 404, None),
         ("GET", "/users/a/b", None, 404, None),
     ],
 )
