@@ -43,7 +43,7 @@ class FetchForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def show(tx: Tx, visit: Visit) -> Shown | Redirect:
     """The form, or what became of a request that was made. Users make their keys elsewhere."""
     _check_on(visit)
-    if visit.session is not None and visit.session.user is not None:
+    if visit.session is not None and visit.session.user is not None and visit.refused is None:
         return Redirect("/portal", said="You are signed in: here you make another key of your own.")
     asked = getattr(visit.query, "request", None)
     secret = asked or visit.kept(COOKIE)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmgate.store import accounts, keys, ledger, limits, schema
+from llmgate.store import accounts, keys, ledger, limits, schema, selfmade
 from llmgate.types import Billing, Meters, Status
 
 from ..books import Book
@@ -49,6 +49,10 @@ def fill(path: Path) -> None:
         limits.hang(tx, "alice", ["9 requests/day", "$5 total on g*", "unlimited tokens/month"])
         limits.hang(tx, "team:ops", ["900 tokens total"])
         keys.rotate(tx, "bob", grace_ms=DAY_MS)
+        limits.hang(tx, "key:alice/default", ["3 requests/day"])
+        selfmade.make(tx, "alice", selfmade.Wish(name="own"))
+        accounts.set_user(tx, "carol", {"leads": "ops"})
+        selfmade.limit_member(tx, "carol", "bob", ["$1/day", "8 requests/hour"])
     gone(book, "2025-03-02")
     assert book.findings() == []
     book.close()
@@ -103,7 +107,7 @@ TELLING = (
 
 
 SAME_ZONE = "here already: 1 time zone"
-ALL_OF_IT = "1 team, 3 users, 3 keys, 2 sums of pruned requests, 5 requests, 9 entries"
+ALL_OF_IT = "1 team, 3 users, 4 keys, 2 sums of pruned requests, 5 requests, 9 entries"
 
 
 def test_a_box_moves(old: Cli) -> None:
@@ -124,6 +128,29 @@ def test_every_format_says_the_same(old: Cli, ending: str) -> None:
     new("import", *files_of(old, ending))
     assert f"imported nothing; here already: 1 time zone, {ALL_OF_IT}\n" in new("import", *files_of(old, "csv")).err
     new("verify")
+
+
+def test_what_an_older_version_told_comes_too(old: Cli) -> None:
+    """It knew nobody who leads, and no key that is under another."""
+    new, lines = box(old, "new"), old("export", "all").out.splitlines()
+    newer = ("leads", "led_limits", "suffix", "under")
+    told = [{name: value for name, value in json.loads(line).items() if name not in newer} for line in lines]
+    old_file = old.folder / "older.ndjson"
+    old_file.write_text("".join(f"{json.dumps(row)}\n" for row in told))
+    new("import", old_file)
+    assert f"here already: 1 time zone, {ALL_OF_IT}\n" in new("import", old_file).err
+    assert {row["leads"] for row in new.data("users")} == {None}
+    new("verify")
+
+
+def test_a_key_is_under_those_of_its_own_user(old: Cli) -> None:
+    rows = [json.loads(line) for line in old("export", "all").out.splitlines()]
+    own = next(row for row in rows if row.get("name") == "own")
+    for other in (next(row["id"] for row in rows if row.get("user") == "bob" and "hash" in row), "k-nobody", own["id"]):
+        own["under"] = [other]
+        wrong = old.folder / "wrong.ndjson"
+        wrong.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        assert "which is no key of its user" in box(old, "new")("import", wrong, code=1).err
 
 
 PRICED = ("prices", "set", "gpt-9", "input=1", "output=2")
