@@ -46,6 +46,9 @@ PAGES: tuple[Page, ...] = (
     Page("POST", USER, KEYS, people.set_user, form=people.UserForm, again=people.user, wide=True),
     Page("POST", f"{USER}/disable", KEYS, people.disable_user),
     Page("POST", f"{USER}/enable", KEYS, people.enable_user),
+    Page("POST", f"{USER}/link", KEYS, people.link),
+    Page("POST", f"{USER}/sign-out", KEYS, people.sign_out),
+    Page("POST", f"{USER}/forget", KEYS, people.forget),
     Page("GET", f"{ADMIN}/teams", READ, people.teams, query=bodies.Paged, menu="Teams", wide=True),
     Page(
         *("POST", f"{ADMIN}/teams", KEYS, people.add_team),

@@ -47,7 +47,17 @@ ADMIN_ALL_POSTS = "303 403 403 403 403 403 403 400"
 LISTS = ("users", "teams", "keys", "credits", "limits", "requests", "usage", "models", "plans", "events", "audit")
 THINGS = ("users/{user}", "teams/{team}", "keys/{key}", "credits/{account}", "limits/{target}")
 KEPT = (
-    *("users", "users/{user}", "users/{user}/disable", "users/{user}/enable", "teams", "teams/{team}"),
+    *(
+        "users",
+        "users/{user}",
+        "users/{user}/disable",
+        "users/{user}/enable",
+        "users/{user}/link",
+        "users/{user}/sign-out",
+        "users/{user}/forget",
+        "teams",
+        "teams/{team}",
+    ),
     *("keys", *(f"keys/{{key}}{verb}" for verb in ("", "/rotate", "/revoke", "/disable", "/enable"))),
     *("limits/{target}", "requests/{request}/approve", "requests/{request}/deny"),
 )

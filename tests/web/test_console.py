@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llmgate.store import accounts, keys, limits, requests
+from llmgate.store import accounts, identities, keys, limits, requests
 from llmgate.store.admins import Scope
 from llmgate.store.db import now_ms
 from tests.served import Person
@@ -104,6 +104,27 @@ def test_a_user_is_disabled_and_enabled(house: House, admin: Browser) -> None:
     admin.done(page, f"{path}/enable")
     assert house.served.chat(person).status_code == 200
     house.served.settled(person, 1)
+
+
+def test_a_user_is_let_in_by_a_link_and_signed_out(house: House, admin: Browser) -> None:
+    person = house.served.person()
+    path = f"{USERS}/{person.name}"
+    page = admin.send(path, f"{path}/link")
+    found = re.search(r"/sign-in/link\?token=[A-Za-z0-9_-]+", page.text)
+    assert found is not None
+    guest = house.browser()
+    assert person.name in said(guest.done(found[0], "/sign-in/link"))
+    assert last_act(house, person.name) == ("admin:all", "users.link")
+    assert "signed out everywhere" in said(admin.done(path, f"{path}/sign-out"))
+    assert last_act(house, person.name) == ("admin:all", "users.signout")
+    assert guest.get("/portal").status_code == 303
+    guest.close()
+    with house.served.tx() as tx:
+        user = accounts.user_row(tx, person.name)
+        identities.link(tx, user, "https://issuer.example", "subject-1", "someone@issuer.example")
+    assert "someone@issuer.example" in said(admin.shown(path))
+    page = admin.done(path, f"{path}/forget")
+    assert "someone@issuer.example" not in said(page)
 
 
 def test_who_may_not_say_who_pays(house: House) -> None:

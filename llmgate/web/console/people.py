@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from ...admin import bodies, reads, writes
 from ...admin.bodies import Name, Text
-from ...store import accounts
+from ...store import accounts, audit, identities, links, sessions
 from ...store.db import Tx
 from ..visits import Redirect, Shown, Visit
 
@@ -48,6 +48,7 @@ def user(tx: Tx, visit: Visit) -> Shown:
         "told": told,
         "keys": reads.key_list(tx, visit.call(query=bodies.KeysOf(user=told.user, all=True))).data,
         "limits": reads.limits_of(tx, visit.call({"target": f"user:{told.user}"})).limits,
+        "identities": identities.of_user(tx, told.user),
         "recent": reads.usage_of(tx, visit.call({"whose": told.user}, bodies.UsageIn(limit=10))).data,
     }
     return Shown("admin/user.html", {**found, **_choices(tx, visit)})
@@ -74,6 +75,27 @@ def disable_user(tx: Tx, visit: Visit) -> Redirect:
 def enable_user(tx: Tx, visit: Visit) -> Redirect:
     told = writes.enable_user(tx, visit.call())
     return Redirect(f"/admin/pages/users/{told.user}", said=f"User `{told.user}` is enabled.")
+
+
+def link(tx: Tx, visit: Visit) -> Shown:
+    """Whoever has it is that user, once: it is shown here, and sent by the admin."""
+    user = visit.params["user"]
+    secret, expires_ms = links.add(tx, user)
+    url = f"{visit.base_url}/sign-in/link?token={secret}"
+    return Shown("admin/link.html", {"user": user, "url": url, "expires_ms": expires_ms})
+
+
+def sign_out(tx: Tx, visit: Visit) -> Redirect:
+    row = accounts.user_row(tx, visit.params["user"])
+    count = sessions.end_all(tx, row["id"])
+    audit.record(tx, "users.signout", row["name"], after={"sessions": count})
+    return Redirect(f"/admin/pages/users/{row['name']}", said=f"`{row['name']}` is signed out everywhere.")
+
+
+def forget(tx: Tx, visit: Visit) -> Redirect:
+    user = visit.params["user"]
+    identities.forget(tx, user)
+    return Redirect(f"/admin/pages/users/{user}", said=f"Accounts elsewhere no longer sign in as `{user}`.")
 
 
 def teams(tx: Tx, visit: Visit) -> Shown:
