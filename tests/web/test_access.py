@@ -73,7 +73,7 @@ ROWS: dict[str, Row] = {
     "POST /sign-out": Row(SIGNED_IN_POSTS),
     "POST /sign-out/everywhere": Row(SIGNED_IN_POSTS),
     "GET /request-key": Row("200 303 303 303 200 200 200 200"),
-    "POST /request-key": Row("400 303 303 303 400 400 400 400"),
+    "POST /request-key": Row("400 400 400 400 400 400 400 400"),
     "POST /request-key/fetch": Row(EVERYBODY_POSTS),
     "POST /request-key/forget": Row(EVERYBODY_POSTS),
     "GET /portal": Row(USER),
