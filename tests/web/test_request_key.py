@@ -12,7 +12,7 @@ import pytest
 
 from llmgate.config import SelfService
 from llmgate.plans import NONE
-from llmgate.store import requests
+from llmgate.store import requests, selfmade
 from llmgate.types import Billing
 from tests.served import Served, error_of
 
@@ -99,6 +99,19 @@ def test_a_form_sent_twice_makes_one_key(browser: Browser) -> None:
     first, second = (browser.post("/request-key", fields) for _ in range(2))
     assert key_in(browser, first) == key_in(browser, second)
     assert browser.served.value("SELECT count(*) FROM requests WHERE username = 'twice'") == 1
+
+
+@in_open
+def test_keys_made_beside_it_share_its_limit(browser: Browser) -> None:
+    """At a gateway that serves: it keeps what it has read of keys and limits."""
+    served = browser.served
+    first = key_in(browser, browser.send("/request-key", "/request-key", username="sharer"))
+    assert chat(served, first).status_code == 200
+    with served.tx() as tx:
+        second = selfmade.make(tx, "sharer").key
+    served.secrets.append(second)
+    assert [chat(served, second).status_code for _ in range(5)] == [200] * 4 + [429]
+    error_of(chat(served, first), 429, "rate_limited")
 
 
 @in_open
