@@ -230,6 +230,13 @@ def made_ms(tx: Tx, name: str) -> int:
     return int(row["created_ms"])
 
 
+def money(tx: Tx, account_id: int) -> Row:
+    """What an account has: `balance_nano`, of which `held_nano` is set aside for requests in flight."""
+    row = tx.one("SELECT billing, balance_nano, held_nano FROM accounts WHERE id = ?", account_id)
+    assert row is not None
+    return row
+
+
 def account_of(tx: Tx, target: str) -> tuple[int, str]:
     """The account that a command names: `alice`, or `team:research`. Returns its id and its full name."""
     if target.startswith("team:"):

@@ -140,17 +140,19 @@ FROM keys k JOIN users u ON u.id = k.user_id LEFT JOIN teams t ON t.id = u.team_
 """
 
 
-def list_keys(tx: Tx, *, user: str | None = None, dead: bool = False) -> list[Row]:
-    """Keys, oldest first; revoked and expired ones only where `dead` asks for them."""
+def list_keys(tx: Tx, *, user: str | None = None, team: str | None = None, dead: bool = False) -> list[Row]:
+    """Keys, oldest first; revoked and expired ones only where `dead` asks for them. `team`: those of its members."""
     where = ["1"]
     if user:
         where.append("k.user_id = :user_id")
+    if team:
+        where.append("k.team = :team")
     if not dead:
         where.append("state IN ('active', 'disabled')")
     user_id = accounts.user_row(tx, user)["id"] if user else None
     return tx.execute(
         f"SELECT * FROM ({_KEY}) AS k WHERE {' AND '.join(where)} ORDER BY created_ms, user, name",
-        {"now_ms": tx.now_ms, "user_id": user_id},
+        {"now_ms": tx.now_ms, "user_id": user_id, "team": team},
     ).fetchall()
 
 

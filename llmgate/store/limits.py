@@ -109,6 +109,12 @@ def above(tx: Tx, key_id: str) -> tuple[str, ...]:
     return found
 
 
+def below(tx: Tx, key_id: str) -> int:
+    """How many keys are under one."""
+    number: int = tx.value("SELECT count(*) FROM under WHERE given_id = ?", key_id)
+    return number
+
+
 def standings(tx: Tx, caller: Caller, plan: Plan | None, policy: Policy, names: Sequence[str] | None) -> list[Standing]:
     """Every limit that applies to a caller's request for a model that goes by `names` (None: for any), as it stands
     now. Reads only.
@@ -591,6 +597,11 @@ def listing(tx: Tx, policy: Policy, target: str | None = None) -> list[Listed]:
         if wanted in (None, subject):
             found += _listed(tx, policy, subject, name, plan_name)
     return found
+
+
+def of(tx: Tx, policy: Policy, subject: Subject) -> list[Listed]:
+    """The limits of one."""
+    return list(_listed(tx, policy, subject, *_somebody(tx, subject)))
 
 
 def _listed(tx: Tx, policy: Policy, subject: Subject, name: str, plan_name: str | None) -> Iterator[Listed]:

@@ -96,7 +96,8 @@ def make(tx: Tx, user: str, wish: Wish = ANY, *, approved: bool = False) -> keys
 def key_of(tx: Tx, user: str, target: str) -> Row:
     """A key of a user's own, by its id or name. Another's is not there. Raises Refusal `not_found`."""
     row = tx.one(
-        "SELECT k.id FROM keys k JOIN users u ON u.id = k.user_id WHERE u.name = ? AND ? IN (k.id, k.name)",
+        "SELECT k.id FROM keys k JOIN users u ON u.id = k.user_id WHERE u.name = ?1 AND ?2 IN (k.id, k.name) "
+        "ORDER BY k.id <> ?2",  # no key is taken for another because it is called as that one's id
         *(user, target),
     )
     if row is None:

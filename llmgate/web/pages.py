@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from ..admin import bodies
 from ..store.admins import Scope
-from . import home, oidc, portal, reports, request_key, signing_in, summing
+from . import home, oidc, reports, request_key, signing_in, summing
 from .console import keys, money, people, requests, watching
+from .portal import keys as own_keys
+from .portal import overview, sums, team
+from .portal import requests as own_requests
 from .visits import Page, Who
 
 READ, KEYS, CREDITS = Scope.READ, Scope.KEYS, Scope.CREDITS
 
 ADMIN = "/admin/pages"
 USER, TEAM, KEY = f"{ADMIN}/users/{{user}}", f"{ADMIN}/teams/{{team}}", f"{ADMIN}/keys/{{key}}"
+OWN_KEY, MEMBER = "/portal/keys/{key}", "/portal/team/members/{member}"
 ACCOUNT, LIMITS = f"{ADMIN}/credits/{{account}}", f"{ADMIN}/limits/{{target}}"
 
 PAGES: tuple[Page, ...] = (
@@ -100,5 +104,36 @@ PAGES: tuple[Page, ...] = (
     Page("GET", f"{ADMIN}/events", READ, watching.events, query=bodies.Since, menu="Events", wide=True),
     Page("GET", f"{ADMIN}/audit", READ, watching.acts, query=bodies.Since, wide=True),
     # a user's own
-    Page("GET", "/portal", Who.USER, portal.show, menu="Overview", overdue=True),
+    Page("GET", "/portal", Who.USER, overview.show, menu="Overview", overdue=True, wide=True),
+    Page("GET", "/portal/keys", Who.USER, own_keys.listing, menu="Keys", wide=True),
+    Page("POST", "/portal/keys", Who.USER, own_keys.add, form=own_keys.NewKey, again=own_keys.listing, wide=True),
+    Page("GET", OWN_KEY, Who.USER, own_keys.show, wide=True),
+    Page("POST", OWN_KEY, Who.USER, own_keys.rename, form=own_keys.NewName, again=own_keys.show, wide=True),
+    Page(
+        *("POST", f"{OWN_KEY}/rotate", Who.USER, own_keys.rotate),
+        form=own_keys.Rotation,
+        again=own_keys.show,
+        wide=True,
+    ),
+    Page("POST", f"{OWN_KEY}/revoke", Who.USER, own_keys.revoke),
+    Page("GET", "/portal/usage", Who.USER, own_requests.usage_page, query=sums.InMonth, menu="Usage", wide=True),
+    Page("GET", "/portal/usage.csv", Who.USER, own_requests.download, query=own_requests.File),
+    Page(
+        *("GET", "/portal/requests", Who.USER, own_requests.listing),
+        query=own_requests.Listed,
+        menu="Requests",
+        wide=True,
+    ),
+    # a team's, for its lead
+    Page("GET", "/portal/team", Who.LEAD, team.show, query=sums.InMonth, menu="Team", overdue=True, wide=True),
+    Page("GET", MEMBER, Who.LEAD, team.member, wide=True),
+    Page("POST", f"{MEMBER}/keys", Who.LEAD, team.add_key, form=own_keys.NewKey, again=team.member, wide=True),
+    Page("POST", f"{MEMBER}/keys/{{key}}/revoke", Who.LEAD, team.revoke_key),
+    Page("POST", f"{MEMBER}/limits", Who.LEAD, team.add_limit, form=team.NewLimit, again=team.member, wide=True),
+    Page(
+        *("POST", f"{MEMBER}/limits/remove", Who.LEAD, team.remove_limit),
+        form=team.NewLimit,
+        again=team.member,
+        wide=True,
+    ),
 )

@@ -62,6 +62,7 @@ def _environment() -> Environment:
         "plain": _plain,
         "number": number,
         "words": words,
+        "listed": listed,
         "sentence": sentence,
         "date": _date,
         "time": _time,
@@ -82,6 +83,11 @@ def _environment() -> Environment:
 def number(value: int) -> str:
     """`12,345`."""
     return f"{value:,}"
+
+
+def listed(text: str, none: str) -> str:
+    """A list as the store keeps it."""
+    return ", ".join(msgspec.json.decode(text, type=list[str])) or none
 
 
 _CODE = re.compile(r"`([^`]*)`")

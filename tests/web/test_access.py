@@ -63,6 +63,9 @@ KEPT = (
 )
 """What admins see, and what those of scope keys change."""
 
+OF_MEMBERS = ("keys", "keys/{key}/revoke", "limits", "limits/remove")
+"""What the lead of a team changes."""
+
 ROWS: dict[str, Row] = {
     "GET /": Row(EVERYBODY),
     "GET /sign-in": Row("200 303 303 303 303 303 303 303"),
@@ -76,7 +79,14 @@ ROWS: dict[str, Row] = {
     "POST /request-key": Row("400 400 400 400 400 400 400 400"),
     "POST /request-key/fetch": Row(EVERYBODY_POSTS),
     "POST /request-key/forget": Row(EVERYBODY_POSTS),
-    "GET /portal": Row(USER),
+    # a user's own; a form of another's key is shown again, and so not found
+    **dict.fromkeys((f"GET /portal{name}" for name in ("", "/keys", "/usage", "/usage.csv", "/requests")), Row(USER)),
+    **dict.fromkeys(("POST /portal/keys", "POST /portal/keys/{key}/revoke"), Row(USER_POSTS)),
+    "GET /portal/keys/{key}": Row("303 200 404 404 403 403 403 403"),
+    "POST /portal/keys/{key}": Row("303 400 404 404 403 403 403 403"),
+    "POST /portal/keys/{key}/rotate": Row("303 400 404 404 403 403 403 403"),
+    **dict.fromkeys(("GET /portal/team", "GET /portal/team/members/{member}"), Row(LEAD)),
+    **dict.fromkeys((f"POST /portal/team/members/{{member}}/{name}" for name in OF_MEMBERS), Row(LEAD_POSTS)),
     "GET /sign-in/{provider}": Row("404 404 404 404 404 404 404 404"),
     "GET /sign-in/{provider}/callback": Row("404 404 404 404 404 404 404 404"),
     # admins'
@@ -91,6 +101,7 @@ NAMED: dict[str, Callable[[House], str]] = {
     "key": lambda house: house.alice.key_id,
     **dict.fromkeys(("user", "account", "target"), lambda house: house.alice.name),
     "team": lambda _: "research",
+    "member": lambda house: house.member.name,
     "provider": lambda _: "nobody",
     "request": lambda _: "1",
 }
