@@ -454,7 +454,9 @@ class Gateway:
             prices.check(tx, version)
             return holds.place(tx, claim, policy)
 
-        return self.writer.submit(Steady(place), patience_s=HOLD_PATIENCE_S, unwanted=self._unwanted)
+        return self.writer.submit(
+            Steady(place), patience_s=HOLD_PATIENCE_S, unwanted=self._unwanted, alone=len(self.in_flight) == 1
+        )
 
     def _unwanted(self, hold: Hold) -> None:
         self._spawn(self.writer.run(lambda tx: holds.release(tx, hold.id)))
@@ -652,7 +654,7 @@ class Gateway:
                     return None
                 return holds.settle(tx, hold_id, outcome, policy, placed=placed)
 
-            settling = exchange.settling = self.writer.submit(Steady(resolve))
+            settling = exchange.settling = self.writer.submit(Steady(resolve), alone=len(self.in_flight) == 1)
             self._background.add(settling)
             settling.add_done_callback(partial(self._settled, exchange.request_id, hold_id))
         return exchange.settling

@@ -40,6 +40,9 @@ TELL_EVERY_S = 30.0
 LOCKED_TELL_S = 5.0
 """How long another process may hold the database before the log says so."""
 
+MOST = 64
+"""How many wait before a group is written even though more are coming."""
+
 CHECKPOINT_EVERY = 1000
 """Commits between checkpoints of the write-ahead log."""
 
@@ -86,9 +89,10 @@ class Writer:
         *,
         patience_s: float | None = None,
         unwanted: Callable[[T], None] | None = None,
+        alone: bool = False,
     ) -> asyncio.Future[T]:
         """The same, as a future. `unwanted` gets a result that nobody waits for any more, because the future was
-        cancelled.
+        cancelled. `alone`: nobody else is there who could share the transaction, so that it need not be waited for.
         """
         if self.trouble is not None and patience_s is not None:
             raise unavailable()
@@ -96,7 +100,10 @@ class Writer:
         deadline = None if patience_s is None else self._loop.time() + patience_s
         self._waiting.append(_Item(work, future, deadline, unwanted))
         if self._scheduled is None and not self._committing:
-            self._schedule()
+            if alone:
+                self._flush()
+            else:
+                self._schedule()
         return future
 
     def known(self, name: Hashable) -> Any:
@@ -121,7 +128,16 @@ class Writer:
 
     def _schedule(self) -> None:
         if self._scheduled is None and not self._committing:
-            self._scheduled = self._loop.call_soon(self._flush)
+            self._scheduled = self._loop.call_soon(self._gather, len(self._waiting))
+
+    def _gather(self, before: int) -> None:
+        """Write once a turn of the loop has brought nothing more: the larger a group, the less each of it costs. Who is
+        alone waits for one turn; `MOST` that wait are enough.
+        """
+        if before < len(self._waiting) < MOST:
+            self._scheduled = self._loop.call_soon(self._gather, len(self._waiting))
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         """Everything that waits, in one transaction."""

@@ -10,7 +10,9 @@ What only admins change (keys, users, teams, limits, prices, the zone) is read o
 (`Tx.kept`), for as long as nobody can have changed it:
 
 - Another connection, of whichever process, has committed nothing since: `PRAGMA data_version`, read in each group's own
-  transaction, says so. A key that was revoked a millisecond ago is seen as revoked.
+  transaction, says so. Or it has committed nothing of the kind: triggers count whatever changes any of it
+  (`meta.kept`), so that workers who settle at the same time don't make each other read everything anew. A key that was
+  revoked a millisecond ago is seen as revoked.
 - Nothing was done over this connection but `Steady` work, which changes none of it (or drops what it changes).
 
 Money is never kept: balances, holds and counters are read by every hold.
@@ -64,7 +66,9 @@ class Group:
         self._checkpointer = connect(path, wait_ms=0)
         self._kept: dict[Hashable, Any] = {}
         self._kept_of = -1
-        """The `data_version` that it was read at."""
+        """The `data_version` that it was last known to hold at."""
+        self._changes: str | None = None
+        """And what the triggers had counted then, or before."""
 
     def begin(self, works: Sequence[Work]) -> list[Any]:
         """Do all of them in a new transaction, which stays open: what each returned, or the exception that it raised.
@@ -89,11 +93,19 @@ class Group:
         return results
 
     def _still_so(self) -> dict[Hashable, Any]:
-        """What is kept, or nothing, if anybody else has written since."""
+        """What is kept, or nothing, if anybody else may have changed it since.
+
+        The version is read first. If somebody commits between the two reads, the next look finds another version.
+        """
         version = self._conn.execute("PRAGMA data_version").fetchone()[0]
-        if version != self._kept_of or len(self._kept) > MOST_KEPT:
+        if version != self._kept_of:
+            counted = self._conn.execute("SELECT value FROM meta WHERE key = 'kept'").fetchone()
+            changes = counted[0] if counted else None
+            if changes is None or changes != self._changes:
+                self._kept.clear()
+            self._kept_of, self._changes = version, changes
+        if len(self._kept) > MOST_KEPT:
             self._kept.clear()
-            self._kept_of = version
         return self._kept
 
     def _together(self, tx: Tx, works: Sequence[Work]) -> list[Any] | None:

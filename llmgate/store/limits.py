@@ -103,7 +103,7 @@ def above(tx: Tx, key_id: str) -> tuple[str, ...]:
         if known is not None:
             found: tuple[str, ...] = known
             return found
-    found = tuple(row[0] for row in tx.execute("SELECT given_id FROM under WHERE key_id = ? ORDER BY 1", (key_id,)))
+    found = tuple(row[0] for row in tx.apart("SELECT given_id FROM under WHERE key_id = ? ORDER BY 1", (key_id,)))
     if tx.kept is not None:
         tx.kept["under", key_id] = found
     return found

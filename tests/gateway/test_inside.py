@@ -89,7 +89,10 @@ async def test_a_server_that_gives_up_in_the_turn_of_the_commit_leaves_no_hold(
 ) -> None:
     """The hold is there, and its request isn't: whoever was told of it last lets it go."""
     alice = inside.person(credits="5")
-    tell, ends = Writer._told, 0
+    submit, tell, ends = Writer.submit, Writer._told, 0
+
+    def in_company(self: Writer, work: Any, *, alone: bool = False, **kept: Any) -> Any:
+        return submit(self, work, **kept)  # who is alone is committed, and goes on, in the turn in which it came
 
     def told(self: Writer, items: Any, results: list[Any]) -> None:
         nonlocal ends
@@ -99,6 +102,7 @@ async def test_a_server_that_gives_up_in_the_turn_of_the_commit_leaves_no_hold(
             serving.cancel()  # so that it runs before the walk, which has a result and is cancelled all the same
         tell(self, items, results)
 
+    monkeypatch.setattr(Writer, "submit", in_company)
     monkeypatch.setattr(Writer, "_told", told)
     _, serving = inside.ask(alice)
     with pytest.raises(asyncio.CancelledError):
