@@ -103,7 +103,7 @@ GLOB = st.text("ab.*?[]!-", min_size=1, max_size=6)
 NAME = st.text("ab.-", min_size=0, max_size=6)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250)
 @given(GLOB, GLOB, st.lists(NAME, min_size=20, max_size=20))
 def test_what_two_globs_have_in_common_is_meant_by_both(one: str, other: str, names: list[str]) -> None:
     both = narrower(one, other)
@@ -115,11 +115,11 @@ def test_what_two_globs_have_in_common_is_meant_by_both(one: str, other: str, na
 
 NETWORK = st.builds(
     lambda bits, length: str(ipaddress.ip_network((bits << 24, length), strict=False)),
-    *(st.integers(0, 255), st.integers(0, 10)),
+    *(st.integers(0, 255), st.integers(0, 6)),
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(NETWORK, min_size=1, max_size=3), st.lists(NETWORK, min_size=1, max_size=3))
 def test_networks_in_common_are_those_of_both(one: list[str], other: list[str]) -> None:
     def within(networks: list[str], address: int) -> bool:
@@ -129,8 +129,8 @@ def test_networks_in_common_are_those_of_both(one: list[str], other: list[str]) 
         both = common("ips", one, other)
     except Refusal:
         both = ["255.255.255.255/32"]
-    for step in range(1024):
-        address = step << 22
+    for step in range(64):
+        address = step << 26
         assert within(both, address) == (within(one, address) and within(other, address))
 
 
@@ -372,7 +372,7 @@ class Farmer(RuleBasedStateMachine):
 
 
 def test_a_farmer_gains_nothing() -> None:
-    walk(Farmer, settings=settings(max_examples=25, stateful_step_count=40, deadline=None))
+    walk(Farmer, settings=settings(max_examples=20, stateful_step_count=40))
 
 
 # ── the lead of a team ────────────────────────────────────────────────────────────────────────────────────────────────
