@@ -82,7 +82,9 @@ async def test_the_balance_falls_with_a_request(open_window: OpenWindow, served:
     await page.reload()
     assert await balance(page) == 1_000_000_000 - 10 * 1_000 - 5 * 2_000
     await window.look("portal")
-    await expect(page.get_by_role("row", name="zeta").first).to_contain_text("$0.0000")
+    await expect(page.get_by_role("region", name="By model").get_by_role("row", name="zeta")).to_contain_text(
+        "$0.00002"
+    )
     await expect(page.get_by_role("progressbar", name="2 requests/day", exact=True)).to_have_attribute("value", "50")
     assert served.chat(person, model="zeta").status_code == 200
     served.settled(person, 2)
