@@ -23,11 +23,11 @@ class Held(NamedTuple):
 
 
 SOURCES = {
-    "key": "your admin",
+    "key": "set on the key",
     "user": "your admin",
     "team": "your admin",
     "plan": "the plan",
-    "default": "everybody's",
+    "default": "the default",
     "lead": "the team's lead",
 }
 
