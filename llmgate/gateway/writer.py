@@ -29,7 +29,9 @@ T = TypeVar("T")
 log = logging.getLogger("llmgate.writer")
 
 RETRY_S = 0.01
-"""How soon a busy database is tried again."""
+"""How soon a busy database is tried again; the first time sooner, as another worker's commit takes less than that."""
+
+SOON_S = 0.001
 
 TROUBLE_RETRY_S = 0.5
 """How soon work that can't be given up is tried again after anything worse than busy (a full disk)."""
@@ -204,9 +206,10 @@ class Writer:
             elif not item.future.done():
                 item.future.set_exception(unavailable())
         self._waiting = kept
+        again_s = RETRY_S if self._stuck_since is not None else SOON_S
         self._stuck(error, now, busy=busy)
         if kept or self.trouble is not None:
-            self._scheduled = self._loop.call_later(RETRY_S if kept and busy else TROUBLE_RETRY_S, self._flush)
+            self._scheduled = self._loop.call_later(again_s if kept and busy else TROUBLE_RETRY_S, self._flush)
 
     def _stuck(self, error: StorageError, now: float, *, busy: bool) -> None:
         """Say so, loudly: at once, and again and again; of a lock only once it lasts."""

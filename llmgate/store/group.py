@@ -99,9 +99,8 @@ class Group:
         """
         version = self._conn.execute("PRAGMA data_version").fetchone()[0]
         if version != self._kept_of:
-            counted = self._conn.execute("SELECT value FROM meta WHERE key = 'kept'").fetchone()
-            changes = counted[0] if counted else None
-            if changes is None or changes != self._changes:
+            changes = self._conn.execute("SELECT value FROM meta WHERE key = 'kept'").fetchone()[0]
+            if changes != self._changes:
                 self._kept.clear()
             self._kept_of, self._changes = version, changes
         if len(self._kept) > MOST_KEPT:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +19,7 @@ from llmgate.plans import Plan, Policy
 from llmgate.pricebook import Kind
 from llmgate.pricing import UNITS, Price
 from llmgate.store import accounts, holds, keys, ledger, limits, prices
-from llmgate.store.db import Tx, set_zone
+from llmgate.store.db import Tx, connect, set_zone
 from llmgate.store.group import Group, Steady
 from llmgate.store.holds import Hold
 from llmgate.types import Billing, Meters, Status
@@ -319,3 +322,130 @@ def test_who_is_refused_after_looking_around_costs_no_second_try(book: Book, gro
     assert isinstance(failed, Refusal)
     assert begun == 1
     assert book.money("alice") == (10_000, 200)
+
+
+# ── what another worker writes, and what of it matters ────────────────────────────────────────────────────────────────
+
+MONEY = {("accounts", name) for name in ("balance_nano", "held_nano", "expires_next_ms")} | {("keys", "last_used_ms")}
+"""What is read each time, or noted once a minute by whoever uses it."""
+
+
+def _kept(book: Book) -> int:
+    return int(book.value("SELECT value FROM meta WHERE key = 'kept'"))
+
+
+def _raises(book: Book, *statements: str) -> bool:
+    """Whether these are counted as a change of what is kept. They are undone, and needn't be allowed."""
+    conn, before = book.db.conn, _kept(book)
+    conn.execute("PRAGMA foreign_keys = OFF")
+    conn.execute("BEGIN")
+    try:
+        for statement in statements:
+            conn.execute(statement)
+        return _kept(book) > before
+    finally:
+        conn.execute("ROLLBACK")
+        conn.execute("PRAGMA foreign_keys = ON")
+
+
+def test_whatever_is_kept_is_counted_when_it_changes(book: Book) -> None:
+    """All that a hold reads to keep it is found out by asking SQLite: also a column that somebody adds one day."""
+    book.team("ops", credits=1000)
+    key = book.user("alice", team="ops", models=["gpt*"])
+    snapshot = book.snapshot(Price(input=UNITS))
+    with book.write() as tx:
+        limits.hang(tx, "alice", ["3 requests/day"])
+        keys.add(tx, "alice")
+        tx.execute("INSERT INTO under SELECT min(id), max(id) FROM keys")
+        prices.put(tx, {(Kind.CHARGE, "", "gpt"): snapshot.price})
+    read: set[tuple[str, str]] = set()
+
+    def note(action: int, table: str | None, column: str | None, *_: object) -> int:
+        if action == sqlite3.SQLITE_READ and table and column:
+            read.add((table, column))
+        return sqlite3.SQLITE_OK
+
+    fresh = connect(book.path)
+    fresh.set_authorizer(note)
+    tx = Tx(fresh, FAR_MS, "test", {})
+    holds.decide(tx, book.claim(key), POLICY)
+    prices.version(tx)
+    assert tx.day
+    fresh.set_authorizer(None)
+    fresh.close()
+    facts = {"holds", "rollups"}  # where a counter is new
+    assert {table for table, _ in read} - facts == {
+        *("keys", "users", "teams", "accounts", "limits", "under", "counters", "meta", "set_prices")
+    }
+    others = facts | {
+        "counters",
+        "set_prices",
+        "meta",
+    }  # the first is kept where there is none, the second never edited
+    assert [
+        (table, column)
+        for table, column in sorted(read - MONEY)
+        if table not in others and not _raises(book, f"UPDATE {table} SET {column} = {column}")
+    ] == [("under", "given_id"), ("under", "key_id")]  # which are only ever written or deleted
+    for name in ("zone", "prices"):
+        assert _raises(book, f"UPDATE meta SET value = value WHERE key = '{name}'")
+    for table in ("keys", "users", "teams", "limits", "under"):
+        assert _raises(book, f"DELETE FROM {table}")
+    assert _raises(book, "INSERT INTO under SELECT max(id), min(id) FROM keys")
+    assert _raises(book, "INSERT INTO limits VALUES ('key', 'k', 'requests', 'day', '*', 1, 0, NULL)")
+    assert _raises(book, "INSERT INTO counters VALUES (9, 'key', 'k', 'requests', 'day', '*', 1, 0, 1, 0, 0)")
+    assert _raises(book, "INSERT INTO set_prices VALUES (9, 'cost', 'up', 'x', NULL, 7, 'me')")
+
+
+def test_what_another_worker_settles_is_no_change(book: Book, group: Group) -> None:
+    key = book.user("alice", credits=100_000)
+    with book.write() as tx:
+        limits.hang(tx, "alice", ["1000 requests/day", "$5 total"])
+    other = Group(book.path, durable=False, actor="serve")
+    for each in (group, other, group, other):  # the first of all makes counters, which is a change
+        hold = place(book, each, key)
+        assert isinstance(hold, Hold)
+        settle(book, each, hold, Meters(input=1, output=1, calls=1))
+    counted = _kept(book)
+    for each in (group, other) * 3:
+        assert each.known(keys.hash_key(key)) is not None
+        hold = place(book, each, key)
+        assert isinstance(hold, Hold)
+        assert each.known(keys.hash_key(key)) is not None
+        settle(book, each, hold, Meters(input=1, output=1, calls=1))
+    assert _kept(book) == counted
+    done(other, lambda tx: keys.set_state(tx, "alice/default", "disable"))
+    assert group.known(keys.hash_key(key)) is None
+    assert isinstance(place(book, group, key), Refusal)
+    other.close()
+    assert book.findings() == []
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from llmgate.types import Meters
+from tests.books import Book
+
+book = Book(Path(sys.argv[1]))
+book.use(sys.argv[2], Meters(input=3, calls=1))
+book.close()
+"""
+
+
+def test_another_process_is_seen_where_it_matters(book: Book, group: Group) -> None:
+    key = book.user("alice", credits=10_000)
+    for _ in range(2):  # the first time it is noted that the key is used
+        assert isinstance(place(book, group, key), Hold)
+    run = partial(subprocess.run, check=True, capture_output=True, cwd=Path(__file__).parents[2])
+    run([sys.executable, "-c", WORKER, str(book.path), key])
+    assert book.value("SELECT count(*) FROM usage") == 1
+    assert group.known(keys.hash_key(key)) is not None
+    hold = place(book, group, key)
+    assert isinstance(hold, Hold)
+    assert hold.grant.caller.balance_nano == 10_000 - 3
+    run([sys.executable, "-m", "llmgate", "--db", str(book.path), "keys", "revoke", "alice/default", "--yes"])
+    assert group.known(keys.hash_key(key)) is None
+    refused = place(book, group, key)
+    assert isinstance(refused, Refusal)
+    assert refused.code == "key_revoked"
