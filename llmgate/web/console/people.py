@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -56,13 +57,10 @@ def user(tx: Tx, visit: Visit) -> Shown:
 
 def set_user(tx: Tx, visit: Visit) -> Redirect:
     before = reads.user(tx, visit.call())
-    visit.check_version(before)
-    page = f"/admin/pages/users/{before.user}"
-    changes = _changes(before, visit.form)
-    if not changes:
-        return Redirect(page, said="Nothing was changed.")
-    writes.set_user(tx, visit.call(body=bodies.UserChange(**changes)))
-    return Redirect(page, said=f"User `{before.user}` is changed: {', '.join(changes)}.")
+    changes = _changes(before, visit)
+    if changes:
+        writes.set_user(tx, visit.call(body=bodies.UserChange(**changes)))
+    return _changed(f"/admin/pages/users/{before.user}", f"User `{before.user}`", changes)
 
 
 def disable_user(tx: Tx, visit: Visit) -> Redirect:
@@ -116,23 +114,27 @@ def team(tx: Tx, visit: Visit) -> Shown:
 
 def set_team(tx: Tx, visit: Visit) -> Redirect:
     before = reads.team(tx, visit.call())
+    changes = _changes(before, visit)
+    if changes:
+        writes.set_team(tx, visit.call(body=bodies.TeamChange(**changes)))
+    return _changed(f"/admin/pages/teams/{before.team}", f"Team `{before.team}`", changes)
+
+
+def _changes(before: Struct, visit: Visit) -> dict[str, Any]:
+    """What a form says that isn't so already, as the API takes it: null takes away. Raises Refusal where it was shown
+    with something else.
+    """
     visit.check_version(before)
-    page = f"/admin/pages/teams/{before.team}"
-    changes = _changes(before, visit.form)
-    if not changes:
-        return Redirect(page, said="Nothing was changed.")
-    writes.set_team(tx, visit.call(body=bodies.TeamChange(**changes)))
-    return Redirect(page, said=f"Team `{before.team}` is changed: {', '.join(changes)}.")
-
-
-def _changes(before: Struct, form: Struct) -> dict[str, Any]:
-    """What a form says that isn't so already, as the API takes it: null takes away."""
-    wanted = msgspec.structs.asdict(form)
+    wanted = msgspec.structs.asdict(visit.form)
     billing = wanted.pop("billing")
     changes = {name: value for name, value in wanted.items() if value != getattr(before, name)}
     if billing is not None:
         changes["billing"] = None if billing == accounts.DEFAULT else billing
     return changes
+
+
+def _changed(page: str, what: str, changes: Collection[str]) -> Redirect:
+    return Redirect(page, said=f"{what} is changed: {', '.join(changes)}." if changes else "Nothing was changed.")
 
 
 def _choices(tx: Tx, visit: Visit) -> dict[str, list[str]]:
