@@ -140,8 +140,6 @@ async def test_keys(open_window: OpenWindow, served: Served) -> None:
 
 async def test_a_month_of_use(open_window: OpenWindow, served: Served) -> None:
     person = served.person()
-    with served.tx() as tx:
-        accounts.set_user(tx, person.name, {"plan": "starter"})
     book = Book(served.database)
     for day in range(1, 29):
         book.use(
@@ -152,6 +150,8 @@ async def test_a_month_of_use(open_window: OpenWindow, served: Served) -> None:
         )
     book.use(person.key, Meters(input=10, calls=1), day="2024-02-29", model=f"an-upstream/{LONG}")
     book.close()
+    with served.tx() as tx:
+        accounts.set_user(tx, person.name, {"plan": "starter"})
     assert served.chat(person, model="zeta").status_code == 200
     window = await sign_in(open_window, served, person)
     page = window.page

@@ -93,9 +93,7 @@ def revoke(tx: Tx, visit: Visit) -> Redirect:
 
 def shown_once(visit: Visit, issued: Issued, back: str, **more: Any) -> Shown:
     """The only page that has a key in clear."""
-    config = visit.config
-    model = next(iter(config.models), "MODEL")
-    ways = [*home.sdks(visit.base_url, model), *home.agents(visit.base_url, model)]
-    snippets = [way._replace(text=way.text.replace(home.KEY, issued.key)) for way in ways]
+    url, model = visit.base_url, home.model_of(visit)
+    snippets = [*home.sdks(url, model, issued.key), *home.agents(url, model, issued.key)]
     given = {"rotated": False, "until_ms": None, **more}
     return Shown("portal/issued.html", {"issued": issued, "snippets": snippets, "back": back, **given})
