@@ -34,6 +34,9 @@ VENDOR = "the-vendor"
 
 MARKUP = "a<b>&\"'"
 
+FORMULA = "=<b>HYPERLINK(1)</b>"
+"""As somebody may call a model."""
+
 
 @contextmanager
 def book_of(house: House) -> Iterator[Book]:
@@ -131,7 +134,7 @@ def february(house: House) -> Person:
         for day, model, meters in (
             ("2024-02-01", "alpha", Meters(input=1_000, output=100, calls=1)),
             ("2024-02-29", "alpha", Meters(input=2_000, cached_input=500, output=200, calls=1)),
-            ("2024-02-29", "=HYPERLINK(1)", Meters(input=10, calls=1)),
+            ("2024-02-29", FORMULA, Meters(input=10, calls=1)),
             ("2024-03-01", "alpha", Meters(input=7, calls=1)),
         ):
             book.use(person.key, meters, day=day, model=model, upstream=VENDOR, price=COST, charge=CHARGE)
@@ -143,7 +146,7 @@ def test_a_month_by_model_and_by_day(house: House, february: Person) -> None:
     with house.served.view() as tx:
         found = sums.used(tx, sums.month(tx, "2024-02"), {"user": february.name})
     charges = {line.name: line.sums.charge_nano for line in found.models}
-    assert charges == {"alpha": (1_000 + 2_500) * 3_000 + 300 * 15_000, "=HYPERLINK(1)": 30_000}
+    assert charges == {"alpha": (1_000 + 2_500) * 3_000 + 300 * 15_000, FORMULA: 30_000}
     assert [(line.name, line.sums.charge_nano) for line in found.days if line.sums.requests] == [
         ("2024-02-01", 1_000 * 3_000 + 100 * 15_000),
         ("2024-02-29", 2_510 * 3_000 + 200 * 15_000),
@@ -151,7 +154,12 @@ def test_a_month_by_model_and_by_day(house: House, february: Person) -> None:
     assert len(found.days) == 29
     assert found.total == sums.Sums(3, 0, 3_510, 300, sum(charges.values()))
     assert [line.height for line in found.days if line.sums.requests] == [42, 100]
-    words = words_of(house.of(february).shown("/portal/usage?month=2024-02"))
+    for told in (found.models, found.days):
+        assert sums._sum(line.sums for line in told) == found.total
+    page = house.of(february).shown("/portal/usage?month=2024-02")
+    assert "<b>" not in page.text
+    words = words_of(page)
+    assert FORMULA in words
     assert "Charged $0.01503 Requests 3 Tokens 3,810" in words
     assert "Nothing was used in 2024-01." in words_of(house.of(february).shown("/portal/usage?month=2024-01"))
 
@@ -208,7 +216,7 @@ def test_the_sums_of_days_as_a_file(house: House, february: Person) -> None:
     assert [tuple(row.values()) for row in rows_of(answer)] == [
         ("2024-02-01", "alpha", "1", "0", "1000", "0", "100", "0.0045"),
         ("2024-02-29", "alpha", "1", "0", "2500", "500", "200", "0.0105"),
-        ("2024-02-29", "'=HYPERLINK(1)", "1", "0", "10", "0", "0", "0.00003"),
+        ("2024-02-29", f"'{FORMULA}", "1", "0", "10", "0", "0", "0.00003"),
     ]
 
 
