@@ -1,7 +1,8 @@
 """The HTTP servers that can run the application, behind one call each: what `[server] engine` names.
 
-hypercorn speaks HTTP/1.1 and HTTP/2. uvicorn with httptools speaks HTTP/1.1 only, at a tenth of the cost per request;
-it is not installed with llmgate (`llmgate[fast]`). Both are told when to stop, and stop listening at once then.
+hypercorn speaks HTTP/1.1 and HTTP/2; what is plain of the former is read and answered by `http1`, at uvicorn's cost.
+uvicorn with httptools speaks HTTP/1.1 only; it is not installed with llmgate (`llmgate[fast]`). Both are told when to
+stop, and stop listening at once then.
 """
 
 from __future__ import annotations
