@@ -76,14 +76,15 @@ def quote(ask: Ask, price: Dearest, input_tokens: int, max_output: int) -> Quote
     `max_output` bounds the output where the request has no bound of its own: the model's, else the default.
     """
     output = (ask.max_output or max_output) if ask.output else 0
-    if amount_at(price, input_tokens, output, ask.choices) > MOST_NANO:
+    amount = amount_at(price, input_tokens, output, ask.choices)
+    if amount > MOST_NANO:
         raise Refusal("this request asks for more than could ever be paid: ask for less output")
     floor = max(min(output, SMALLEST_CLAMP), ask.min_output) if ask.output else 0
     return Quote(
         input_tokens=input_tokens,
         output_tokens=output,
         choices=ask.choices,
-        amount_nano=amount_at(price, input_tokens, output, ask.choices),
+        amount_nano=amount,
         floor_tokens=min(floor, output),
         floor_nano=amount_at(price, input_tokens, min(floor, output), ask.choices),
         input_estimate=min(input_estimate(ask), input_tokens),

@@ -138,6 +138,54 @@ class Resolved(msgspec.Struct, frozen=True):
 class Exchange:
     """One request in flight: what is known of it, where it stands, and how to cut it off."""
 
+    # Until something else is known of it. (Here, so that not all of it is said for each request.)
+    user = "-"
+    identity: Identity | None = None
+    walk: asyncio.Task[None] | None = None
+    """Kept here, because asyncio itself doesn't keep a task alive."""
+    body: bytes | None = None
+    """As it came; None as long as it wasn't read to its end."""
+    ask: Ask | None = None
+    places: frozenset[str] = frozenset()
+    """The upstreams where the things lie that it refers to."""
+    resolved: Resolved | None = None
+    hold: Hold | None = None
+    # what became of it upstream
+    priced: Priced | None = None
+    sent = False
+    """An upstream may have begun to work for it, at this try or an earlier one."""
+    working = False
+    """One may work for it now."""
+    answer: Answer | None = None
+    heard: Heard | None = None
+    first_byte_ms: int | None = None
+    attempts: list[Attempt]
+    """Tries that were billed, and of which nobody gets anything."""
+    failure: UpstreamFailure | None = None
+    # what became of it here
+    head_sent = False
+    client_gone = False
+    drained = False
+    """It is read on without its client."""
+    torn = b""
+    """What must stand before an event of our own, because the upstream's last one has no end."""
+    held_by: SseStream | None = None
+    """What keeps the end of the stream back until its charge can be told before it."""
+    cut: Cut | None = None
+    outcome: Outcome | None = None
+    settling: asyncio.Future[Settled | None] | None = None
+    # what is being waited for
+    watching: asyncio.Task[None] | None = None
+    """Whether its client leaves."""
+    swept = False
+    """It was looked at once since that may be watched."""
+    watch: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """Begins that; None: it isn't worth watching any more, or not yet."""
+    span: Span | None = None
+    reason = Cut.TOTAL
+    deadline: float = float("inf")
+    total_deadline: float = float("inf")
+
     def __init__(self, request_id: str, endpoint: Endpoint, model: str | None = None, version: str = "") -> None:
         self.request_id = request_id
         self.endpoint = endpoint
@@ -146,51 +194,7 @@ class Exchange:
         self.version = version
         """Of the API, as the path names it."""
         self.started = time.monotonic()
-        self.user = "-"
-        self.identity: Identity | None = None
-        self.walk: asyncio.Task[None] | None = None
-        """Kept here, because asyncio itself doesn't keep a task alive."""
-        self.body: bytes | None = None
-        """As it came; None as long as it wasn't read to its end."""
-        self.ask: Ask | None = None
-        self.places: frozenset[str] = frozenset()
-        """The upstreams where the things lie that it refers to."""
-        self.resolved: Resolved | None = None
-        self.hold: Hold | None = None
-        # what became of it upstream
-        self.priced: Priced | None = None
-        self.sent = False
-        """An upstream may have begun to work for it, at this try or an earlier one."""
-        self.working = False
-        """One may work for it now."""
-        self.answer: Answer | None = None
-        self.heard: Heard | None = None
-        self.first_byte_ms: int | None = None
-        self.attempts: list[Attempt] = []
-        """Tries that were billed, and of which nobody gets anything."""
-        self.failure: UpstreamFailure | None = None
-        # what became of it here
-        self.head_sent = False
-        self.client_gone = False
-        self.drained = False
-        """It is read on without its client."""
-        self.torn = b""
-        """What must stand before an event of our own, because the upstream's last one has no end."""
-        self.held_by: SseStream | None = None
-        """What keeps the end of the stream back until its charge can be told before it."""
-        self.cut: Cut | None = None
-        self.outcome: Outcome | None = None
-        self.settling: asyncio.Future[Settled | None] | None = None
-        # what is being waited for
-        self.watching: asyncio.Task[None] | None = None
-        """Whether its client leaves."""
-        self.swept = False
-        """It was looked at once since that may be watched."""
-        self.watch: Callable[[], Coroutine[Any, Any, None]] | None = None
-        """Begins that; None: it isn't worth watching any more, or not yet."""
-        self.span: Span | None = None
-        self.reason = Cut.TOTAL
-        self.deadline = self.total_deadline = float("inf")
+        self.attempts = []
 
     def note_sent(self) -> None:
         self.sent = self.working = True

@@ -874,8 +874,13 @@ def _unknown_tier(resolved: Resolved, ask: Ask) -> str | None:
 
 def _searching(resolved: Resolved) -> str | None:
     """OpenRouter's `:online` has the web searched for each answer, at a price that nobody tells beforehand."""
-    online = any("online" in priced.route.model.casefold().split(":")[1:] for priced in resolved.routes)
+    online = any(_is_online(priced.route.model) for priced in resolved.routes)
     return "model" if online else None
+
+
+@lru_cache(maxsize=1024)
+def _is_online(model: str) -> bool:
+    return "online" in model.casefold().split(":")[1:]
 
 
 def _shown(model: str) -> str:

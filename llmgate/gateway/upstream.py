@@ -263,10 +263,11 @@ def url_for(route: Route, path: str, client_query: str, secret: Secret | None, v
 
     `version` is the client's, where the path has one of its own (Gemini): it is sent where the base URL has none.
     """
-    upstream, model = route.upstream, quote(route.model, safe="")
-    path = path.replace("{model}", model)
+    upstream = route.upstream
+    if "{" in path:
+        path = path.replace("{model}", quote(route.model, safe=""))
     if upstream.deployments and path in DEPLOYMENT_PATHS:
-        path = f"/deployments/{model}{path}"
+        path = f"/deployments/{quote(route.model, safe='')}{path}"
     if version and not _VERSIONED.fullmatch(upstream.base_url or SANDBOX_URL):
         path = f"/{version}{path}"
     return address(upstream, path, client_query, secret)
@@ -274,6 +275,8 @@ def url_for(route: Route, path: str, client_query: str, secret: Secret | None, v
 
 def address(upstream: Upstream, path: str, client_query: str, secret: Secret | None) -> httpx.URL:
     """Where a `path` is at an upstream, with what the upstream wants in every query."""
+    if not (client_query or upstream.query or upstream.auth == "query"):
+        return _url(upstream.base_url or SANDBOX_URL, path, "")
     own = dict(upstream.query)
     if upstream.auth == "query" and secret is not None:
         own[upstream.auth_name] = secret.reveal()

@@ -180,11 +180,12 @@ def admit(
             raise ceiling.refuse()
         output = min(output, most)
         must_send = must_send or ceiling.bounds
-    if bill.own(output) > MOST_NANO:
+    nano = bill.own(output)
+    if nano > MOST_NANO:
         raise Refusal("this request asks for more than could ever be paid: ask for less output")
     return Grant(
         caller=caller,
-        amounts=Amounts(input_hold(quote), output * quote.choices, bill.own(output)),
+        amounts=Amounts(input_hold(quote), output * quote.choices, nano),
         output_tokens=output if must_send and output else None,
         clamped=output < quote.output_tokens,
         bounded=bounded,
@@ -234,6 +235,8 @@ def _ceilings(
         assert pool is not None
         others = partial(longest, quote, partial(_needed, quote, pool, ids), max(room, 0))
         yield _Ceiling(others, partial(_held, "the rest of the tokens that your plan includes is held by others"), True)
+    if not standings:
+        return
     shortest = quote.floor_tokens * quote.choices
     needs = {
         Unit.TOKENS: (input_hold(quote), shortest),
