@@ -145,6 +145,8 @@ def set_user(tx: Tx, name: str, changes: dict[str, Any], *, default_billing: Bil
                 raise AssertionError(field)
     if changes.get("status") == "disabled":  # also where it is enabled again, nobody is signed in any more
         tx.execute("DELETE FROM sessions WHERE user_id = ?", (before["id"],))
+    if changes.get("status") == "active":  # until then, who has one is told why it doesn't work
+        tx.execute("DELETE FROM links WHERE user_id = ? AND used_ms IS NULL", (before["id"],))
     own = {"billing": "own_billing"}
     before_changes = {field: before[own.get(field, field)] for field in changes}
     audit.record(tx, "users.set", name, before=before_changes, after=changes)

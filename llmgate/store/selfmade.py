@@ -35,6 +35,10 @@ from .db import Row, Tx
 MOST = 50
 """Living keys that a user may have, and still make another."""
 
+MOST_LISTED = 40
+"""Globs or networks that users name for a key; no list of two others' common ones grows past it. What a key inherits is
+worked out pair by pair while nobody else can write, so however somebody words it, that must be done soon."""
+
 
 class Wish(NamedTuple):
     """What is wanted of a new key: within what it inherits."""
@@ -74,6 +78,8 @@ def make(tx: Tx, user: str, wish: Wish = ANY, *, approved: bool = False) -> keys
     theirs = keys.list_keys(tx, user=user, dead=True)
     if sum(key["state"] in _LIVING for key in theirs) >= MOST:
         raise Refusal(f"{user} has {MOST} keys already: revoke one that isn't used", code="conflict")
+    if not approved and max(len(wish.models), len(wish.ips), len(wish.limits)) > MOST_LISTED:
+        raise Refusal(f"a key has at most {MOST_LISTED} models, addresses or limits of its own: name fewer")
     given = inherited(tx, _grounds(tx, user, theirs, approved=approved))
     asked_ms = clock.expires_ms(wish.expires, tx.now_ms, tx.zone) if wish.expires is not None else None
     ends = [ms for ms in (given.expires_ms, asked_ms) if ms is not None]
@@ -174,20 +180,33 @@ def inherited(tx: Tx, grounds: Iterable[Row]) -> Inherited:
 
 
 def common(what: str, one: Sequence[str], other: Sequence[str]) -> list[str]:
-    """What two lists of globs or of networks both allow; an empty one allows all. Raises Refusal for nothing."""
-    if not one or not other:
+    """What two lists of globs or of networks both allow; an empty one allows all. Raises Refusal for nothing, and for
+    too much.
+    """
+    if not one or not other or one == other:
         return list(one or other)
-    both = _GLOBS_OR_NETWORKS[what]
-    found = dict.fromkeys(found for left in one for right in other if (found := both(left, right)) is not None)
+    found = _COMMON[what](one, other)
     if not found:
         named = {"models": "no model", "ips": "no address"}[what]
         raise Refusal(f"{named} is allowed by all that this key is held to: ask your admin", code="conflict")
+    if len(found) > max(len(one), len(other), MOST_LISTED):
+        raise Refusal(f"what this key is held to comes to {len(found)} {what}: name fewer of them", code="conflict")
     return list(found)
+
+
+def _common_globs(one: Sequence[str], other: Sequence[str]) -> dict[str, None]:
+    pairs = ((left, right) for left in one for right in other)
+    return dict.fromkeys(found for left, right in pairs if (found := narrower(left, right)) is not None)
 
 
 def narrower(one: str, other: str) -> str | None:
     """A glob of which each name is meant by both; None: none is known, or there is no such name."""
-    if one == other or _covers(other, one):
+    if one == other:
+        return one
+    short = min(len(_begins(one)), len(_begins(other)))
+    if one[:short] != other[:short]:  # most pairs: each name begins as its glob does
+        return None
+    if _covers(other, one):
         return one
     if _covers(one, other):
         return other
@@ -198,6 +217,12 @@ def narrower(one: str, other: str) -> str | None:
     return None
 
 
+def _begins(glob: str) -> str:
+    """What each name that it means begins with."""
+    return _SIGN.split(glob, 1)[0]
+
+
+_SIGN = re.compile(r"[*?\[]")
 _PLAIN = re.compile(r"[^?\[\]]*")
 _BEGINNING = re.compile(r"[^*?\[\]]+\*")
 _END = re.compile(r"\*[^*?\[\]]+")
@@ -213,15 +238,18 @@ def _covers(wide: str, glob: str) -> bool:
     return _PLAIN.fullmatch(wide) is not None and "[" not in glob and matches(wide, _WILD.sub("\0", glob))
 
 
-def _overlap(one: str, other: str) -> str | None:
-    """The smaller of two networks, if it is a part of the larger."""
-    left, right = ipaddress.ip_network(one), ipaddress.ip_network(other)
-    if left.version != right.version or not left.overlaps(right):
-        return None
-    return str(max(left, right, key=lambda network: network.prefixlen))
+def _common_networks(one: Sequence[str], other: Sequence[str]) -> dict[str, None]:
+    """Of each two that overlap the smaller, which is a part of the larger."""
+    left, right = ([ipaddress.ip_network(text) for text in texts] for texts in (one, other))
+    return dict.fromkeys(
+        str(max(a, b, key=lambda network: network.prefixlen))
+        for a in left
+        for b in right
+        if a.version == b.version and a.overlaps(b)
+    )
 
 
-_GLOBS_OR_NETWORKS = {"models": narrower, "ips": _overlap}
+_COMMON = {"models": _common_globs, "ips": _common_networks}
 
 
 # ── the lead of a team ────────────────────────────────────────────────────────────────────────────────────────────────

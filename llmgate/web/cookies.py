@@ -23,7 +23,7 @@ from ..store.admins import Admin
 from ..store.db import Tx
 from ..store.keys import hash_key, well_formed
 from ..store.sessions import Session
-from .visits import Visit
+from .visits import Visit, Who
 
 SESSION, FORM, SAID = "llmgate_session", "llmgate_form", "llmgate_said"
 
@@ -77,7 +77,8 @@ class Keeper:
     def kept(self, cookies: dict[str, str], name: str) -> str | None:
         try:
             text = self._kept.unsign(cookies[f"llmgate_{name}"], max_age=_lasts_s(name)).decode()
-            return _unpacked(text.removeprefix(f"{name}."))
+            of, _, packed = text.partition(".")
+            return _unpacked(packed) if of == name else None
         except (KeyError, BadSignature, ValueError):
             return None
 
@@ -160,8 +161,12 @@ class Keeper:
         return self._token.get_signature(visit.secret).decode()
 
     def check_token(self, visit: Visit, token: str | None) -> None:
-        """Raises Refusal where a form isn't one of ours, or not this browser's."""
-        named = [visit.session_id if visit.session is not None else None, visit.form_id]
+        """Raises Refusal where a form isn't one of ours, or not this browser's. Anybody can have a cookie of forms, and
+        another program of this host can plant it: by it, nothing is done that takes a session.
+        """
+        named = [visit.session_id if visit.session is not None else None]
+        if visit.session is None or visit.page.access is Who.EVERYBODY:
+            named.append(visit.form_id)
         good = [self._token.get_signature(one) for one in named if one is not None]
         if not any(hmac.compare_digest(one, (token or "").encode()) for one in good):
             raise Refusal(

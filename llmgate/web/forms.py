@@ -90,7 +90,7 @@ def _called(name: str) -> str:
     return name.removesuffix("_usd").replace("_", " ")
 
 
-_AT = re.compile(r"^(.*?)(?: - at `\$\.([A-Za-z0-9_]+)[^`]*`)?$", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 _WORDS = (
     (re.compile(r"Expected `int(?: \| null)?`.*"), "a whole number is wanted"),
@@ -105,9 +105,9 @@ _WORDS = (
 
 def _invalid(error: msgspec.ValidationError) -> Refusal:
     """What msgspec says, for people."""
-    match = _AT.match(str(error))
-    assert match is not None
-    said, name = match[1], match[2]
+    said, at, where = str(error).rpartition(" - at `$.")  # what was typed may stand before it, and say anything
+    match = _NAME.match(where) if at else None
+    said, name = (said, match[0]) if match else (str(error), None)
     for pattern, words in _WORDS:
         if found := pattern.fullmatch(said):
             said = found.expand(words)

@@ -202,22 +202,30 @@ class File(NamedTuple):
     """Changes with the content."""
 
 
-@cache
 def static(name: str) -> File | None:
-    """A file of `static/`, which may lie there compressed; None: there is none of that name."""
+    """A file of `static/`, which may lie there compressed; None: there is none of that name. Only those that are there
+    are remembered: anybody may ask for any name.
+    """
+    return _read(name) if name in _names() else None
+
+
+@cache
+def _names() -> frozenset[str]:
+    every = (file.name.removesuffix(".gz") for file in files(__package__).joinpath("static").iterdir())
+    return frozenset(name for name in every if name.rpartition(".")[2] in TYPES)
+
+
+@cache
+def _read(name: str) -> File:
     ending = name.rpartition(".")[2]
-    if ending not in TYPES or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is None:
-        return None
     folder = files(__package__).joinpath("static")
     plain, zipped = folder.joinpath(name), folder.joinpath(f"{name}.gz")
     if plain.is_file():
         body = plain.read_bytes()
         packed = gzip.compress(body, mtime=0) if len(body) > SMALL else None
-    elif zipped.is_file():
+    else:
         packed = zipped.read_bytes()
         body = gzip.decompress(packed)
-    else:
-        return None
     return File(TYPES[ending], body, packed, hashlib.sha256(body).hexdigest()[:12])
 
 

@@ -205,7 +205,9 @@ class Pages:
     def _change(
         self, tx: Tx, page: Page, visit: Visit, nonce: str | None, request: bytes
     ) -> tuple[int, Headers, bytes]:
-        """In one transaction, if whoever asks still may; a form that was sent twice is answered as it was at first."""
+        """In one transaction, if whoever asks still may; a form that was sent twice is answered as it was at first. One
+        that changed nothing may be sent for ever, and leaves nothing.
+        """
         visit.keeper.check(tx, visit)
         secret = visit.secret
         key = f"page:{answers.digest(request).hex()}"
@@ -214,8 +216,9 @@ class Pages:
             if before is not None:
                 headers, body = msgspec.json.decode(before.body, type=tuple[list[tuple[bytes, bytes]], bytes])
                 return before.status, headers, body
+        unchanged = tx.conn.total_changes
         status, headers, body = self._sent(page.does(tx, visit), visit)
-        if nonce and secret:
+        if nonce and secret and tx.conn.total_changes > unchanged:
             answers.keep(tx, secret, key, request, Answer(status, msgspec.json.encode((headers, body))))
         return status, headers, body
 

@@ -452,3 +452,38 @@ def test_what_a_lead_sets_never_replaces_the_default_s_or_the_plan_s(team: Book)
     assert clocked.refused(key).code == "rate_limited"
     clocked.hang("alice", "60 requests/hour")
     assert "user: 60 requests/hour" in clocked.applying(key)
+
+
+# ── what is worked out while nobody else can write ────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"models": [f"m{number}" for number in range(41)]},
+        {"ips": [f"10.0.0.{number}" for number in range(41)]},
+        {"limits": [f"{number + 1} requests/day on m{number}" for number in range(41)]},
+    ],
+)
+def test_nobody_names_more_than_can_be_compared_soon(book: Book, wish: dict[str, Any]) -> None:
+    give(book, "alice", "given")
+    assert refused(book, **wish).startswith("a key has at most 40 models, addresses or limits of its own")
+
+
+def test_lists_never_grow_by_being_multiplied(book: Book) -> None:
+    """Forty that begin so and forty that end so would be 1,600, and the next key's many times as many."""
+    give(book, "alice", "given")
+    make(book, models=[f"a{number}*" for number in range(40)])
+    assert refused(book, models=[f"*{number}z" for number in range(40)]).startswith(
+        "what this key is held to comes to 1600 models"
+    )
+    issued = make(book, models=["*z"])
+    assert len(msgspec.json.decode(book.value("SELECT models FROM keys WHERE id = ?", issued.id))) == 40
+
+
+def test_what_an_admin_lists_is_inherited_however_long(book: Book) -> None:
+    many = [f"vendor{number}/*" for number in range(300)]
+    give(book, "alice", "given", models=many)
+    for _ in range(3):
+        issued = make(book)
+    assert msgspec.json.decode(book.value("SELECT models FROM keys WHERE id = ?", issued.id)) == many

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import httpx
@@ -81,6 +81,16 @@ def test_what_is_no_form(raw: bytes, kind: bytes | None, status: int) -> None:
     with pytest.raises(Refusal) as caught:
         forms.parse(raw, kind)
     assert caught.value.http_status == status
+
+
+def test_what_was_typed_may_look_like_our_own_words() -> None:
+    class Choice(msgspec.Struct):
+        billing: Literal["metered", "prepaid"] | None = None
+
+    for typed in ("x - at `$.aaaa", "x - at `$.note`"):
+        with pytest.raises(Refusal) as caught:
+            forms.read(Choice, {"billing": [typed]})
+        assert (caught.value.param, caught.value.message) == ("billing", f"billing: {typed} can't be chosen")
 
 
 def test_no_secret_is_put_back_into_a_page() -> None:

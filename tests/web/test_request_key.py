@@ -234,6 +234,20 @@ def post(served: Served, path: str, body: Any, **headers: str) -> httpx.Response
     return served.client.post(f"{served.url}/public/keys{path}", json=body, headers=named)
 
 
+def test_forms_that_change_nothing_leave_nothing(asking: Served) -> None:
+    """Else anybody could fill the disk: each is another one, by its nonce."""
+    browser = Browser(asking)
+    asked = browser.send("/request-key", "/request-key", username="patient")
+    assert asked.status_code == 303
+    kept = asking.value("SELECT count(*) FROM answers")
+    page = browser.shown("/request-key")
+    fields = form_to(page, "/request-key/forget").fields
+    for number in range(5):
+        assert browser.post("/request-key/forget", fields | {"nonce": f"n{number}"}).status_code == 303
+    assert asking.value("SELECT count(*) FROM answers") == kept
+    browser.close()
+
+
 def test_programs_ask_too(opened: Served) -> None:
     answer = post(opened, "", {"username": "robot", "note": "ci"})
     assert answer.status_code == 201, answer.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,15 @@ def test_nobody_has_more_than_a_few(house: House) -> None:
 # ── what ends it ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@contextmanager
+def signed_in_browser(house: House) -> Iterator[Browser]:
+    browser = Browser(house.served)
+    try:
+        yield browser.sign_in(house.served.person().key)
+    finally:
+        browser.close()
+
+
 def signed_in(house: House, browser: Browser) -> Person:
     person = house.served.person()
     browser.sign_in(person.key)
@@ -449,6 +459,20 @@ def test_a_link_of_a_user_who_may_not_any_more(house: House, browser: Browser) -
         accounts.set_user(tx, person.name, {"status": "disabled"})
     assert browser.send(page, "/sign-in/link").status_code == 403
     assert browser.get(link).status_code == 403
+    with house.served.tx() as tx:
+        accounts.set_user(tx, person.name, {"status": "active"})
+    assert browser.get(link).status_code == 404, "what was disabled comes back without what was made before"
+
+
+def test_a_planted_cookie_of_forms_opens_nothing(house: House, browser: Browser) -> None:
+    """Another program of this host, at another port, may set our cookies, and who made them knows the token."""
+    token = browser.token()
+    with signed_in_browser(house) as victim:
+        victim.client.cookies.set("llmgate_form", browser.client.cookies["llmgate_form"])
+        for path in ("/sign-out", "/sign-out/everywhere", "/portal/keys"):
+            answer = victim.post(path, {"csrf": token})
+            assert (answer.status_code, "form_refused" in answer.text) == (403, True)
+        assert not signed_out(victim)
 
 
 def test_signing_somebody_out_ends_their_links(house: House, browser: Browser) -> None:

@@ -50,9 +50,16 @@ def test_a_file_that_lies_there_compressed(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "static").mkdir()
     (tmp_path / "static" / "chart.js.gz").write_bytes(gzip.compress(b"draw()"))
     monkeypatch.setattr(render, "files", lambda _: tmp_path)
-    file = render.static.__wrapped__("chart.js")
-    assert file is not None
+    file = render._read.__wrapped__("chart.js")
     assert (file.body, gzip.decompress(file.packed or b"")) == (b"draw()", b"draw()")
+
+
+def test_names_that_anybody_makes_up_are_not_remembered() -> None:
+    assert render.static("style.css") is not None
+    known = render._read.cache_info().currsize
+    for number in range(100):
+        assert render.static(f"{number}.css") is None
+    assert render._read.cache_info().currsize == known
 
 
 def test_snippets_name_the_address_that_was_asked(house: House) -> None:
