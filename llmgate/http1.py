@@ -86,10 +86,15 @@ class Connection(TCPServer):
         tls = transport.get_extra_info("ssl_object")
         if tls is None or tls.selected_alpn_protocol() != "h2":
             theirs = transport.get_protocol()
-            plain = self._plain = Plain(self, transport, "http" if tls is None else "https")
+            try:
+                plain = self._plain = Plain(self, transport, "http" if tls is None else "https")
+                came = _at_hand(self.reader)
+            except OSError:  # it was reset before anybody looked at it
+                transport.abort()
+                return
             try:
                 transport.set_protocol(plain)
-                plain.begin(_at_hand(self.reader), ended=self.reader.at_eof())
+                plain.begin(came, ended=self.reader.at_eof())
                 await plain.over
                 if plain.task is not None:
                     await asyncio.wait({plain.task})  # it may go on without its client
@@ -175,11 +180,11 @@ class Plain(asyncio.Protocol):
         """To hypercorn, which is told all that we know."""
         if self._writable is not None:
             protocol.pause_writing()
+        self.read_on()  # first: the reader stops it again where `rest` is all that it takes for now
         if self.rest:
             reader.feed_data(self.rest)
         if self.gone:
             reader.feed_eof()
-        self.read_on()
 
     def close(self) -> None:
         """Once what was written is sent."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import h11
@@ -17,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmgate import idle
-from llmgate.http1 import MOST_UNREAD, Connection, parse
+from llmgate.http1 import MOST_UNREAD, Connection, Plain, parse
 from tests.replay import until
 
 Message = MutableMapping[str, Any]
@@ -234,6 +236,63 @@ async def test_a_large_body_waits_for_the_application(monkeypatch: pytest.Monkey
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 204 \r\n\r\n"
         assert sum(sizes) == size
         assert max(sizes) < 10 * MOST_UNREAD
+
+
+def reset(address: tuple[str, int], said: bytes) -> None:
+    """A client that comes, and is gone before the server has looked."""
+    with socket.create_connection(address) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(said)
+
+
+@pytest.mark.parametrize("said", [b"", ASK, ASK[:20]])
+async def test_a_connection_that_is_reset_at_once_is_not_worth_a_word(
+    monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """Whoever looks whether a port is open does so, many a load balancer each second."""
+    wrong: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+    async with served(echo, monkeypatch) as address:
+        reset(address, said)
+        async with connected(address) as (reader, writer):
+            writer.write(ASK)
+            assert (await answer(reader))[1] == b"POST /v1/x?a=b hello"
+    assert wrong == []
+
+
+async def test_what_is_handed_over_waits_for_the_application() -> None:
+    """More than hypercorn's reader takes may have come at once: then nothing more is read until that is taken."""
+    reading = True
+
+    class Wire(asyncio.Transport):
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return here
+
+        def is_closing(self) -> bool:
+            return False
+
+        def pause_reading(self) -> None:
+            nonlocal reading
+            reading = False
+
+        def resume_reading(self) -> None:
+            nonlocal reading
+            reading = True
+
+    here, there = socket.socketpair()
+    with here, there:
+        wire, reader = Wire(), asyncio.StreamReader(limit=10)
+        reader.set_transport(wire)
+        config = Config()
+        connection: Any = SimpleNamespace(idle_task=idle.Idle(), loop=asyncio.get_running_loop(), config=config)
+        for size, more in ((30, False), (10, True)):
+            plain = Plain(connection, wire, "http")
+            plain.data_received(b"x" * size)
+            assert not reading
+            plain.hand_over(None, reader)
+            assert reading is more
+            assert await reader.read(100) == b"x" * size
+            assert reading
 
 
 async def test_a_stream_is_sent_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:

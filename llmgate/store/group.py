@@ -166,6 +166,7 @@ class Group:
         except Exception as error:
             if self._is_trouble(error):
                 raise
+            tx.tally.forget()  # what it added, and what it read of what it did
             self._conn.execute("ROLLBACK TO work")
             self._conn.execute("RELEASE work")
             return error

@@ -92,12 +92,16 @@ class Tally:
         accounts, rollups = self._accounts, self._rollups
         before = self._conn.total_changes
         self.forget()
-        for account_id, money in accounts.items():
-            if money.moved:
-                self._conn.execute(_MOVE, (money.balance_nano, money.held_nano, account_id))
-        for key, sums in rollups.items():
-            names = tuple(name for name, number in zip(ROLLUP_SUMS, sums, strict=True) if number or name in _NAMED)
-            self._conn.execute(_roll_up(names), (*key, *(sums[_PLACES[name]] for name in names)))
+        try:
+            for account_id, money in accounts.items():
+                if money.moved:
+                    self._conn.execute(_MOVE, (money.balance_nano, money.held_nano, account_id))
+            for key, sums in rollups.items():
+                names = tuple(name for name, number in zip(ROLLUP_SUMS, sums, strict=True) if number or name in _NAMED)
+                self._conn.execute(_roll_up(names), (*key, *(sums[_PLACES[name]] for name in names)))
+        except Exception:
+            self.moves += 1  # what others had added is lost: whose statement it was hasn't failed for itself alone
+            raise
         self.changes += self._conn.total_changes - before
 
     def forget(self) -> None:

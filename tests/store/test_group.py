@@ -22,6 +22,7 @@ from llmgate.store import accounts, holds, keys, ledger, limits, prices
 from llmgate.store.db import Tx, connect, set_zone
 from llmgate.store.group import Group, Steady
 from llmgate.store.holds import Hold
+from llmgate.store.tally import ROLLUP_SUMS
 from llmgate.types import Billing, Meters, Status
 
 from ..books import POLICY, Book
@@ -449,3 +450,46 @@ def test_another_process_is_seen_where_it_matters(book: Book, group: Group) -> N
     refused = place(book, group, key)
     assert isinstance(refused, Refusal)
     assert refused.code == "key_revoked"
+
+
+@pytest.mark.parametrize("rolled_up", [False, True])
+def test_a_sum_beyond_all_measure_is_the_failure_of_who_brought_it(
+    book: Book, group: Group, *, rolled_up: bool
+) -> None:
+    """Not of whoever's statement came next and had it written; and what others had added isn't lost with it."""
+    alice, bob = (book.claim(book.user(name, credits=10_000)) for name in ("alice", "bob"))
+    account = book.account("alice")["id"]
+
+    def beyond(tx: Tx) -> None:
+        if rolled_up:
+            tx.tally.roll_up(("2026-01-01", account, 1, 0, "k", "", "gpt", "up"), [2**63] * len(ROLLUP_SUMS))
+        else:
+            tx.tally.move(account, -(2**63) - 10_001, 0)
+        tx.tallied()
+
+    def looks(tx: Tx) -> Any:
+        return tx.value("SELECT held_nano FROM accounts WHERE id = ?", account)
+
+    placing = [Steady(partial(holds.place, claim=claim, policy=POLICY)) for claim in (alice, bob)]
+    first, failed, seen, second = done(group, placing[0], Steady(beyond), Steady(looks), placing[1])
+    assert isinstance(failed, OverflowError)
+    assert seen == 200
+    assert isinstance(first, Hold)
+    assert isinstance(second, Hold)
+    assert [book.money(name) for name in ("alice", "bob")] == [(10_000, 200)] * 2
+    assert book.findings() == []
+
+
+def test_nobody_writes_what_another_added_who_failed(book: Book, group: Group) -> None:
+    claim = book.claim(book.user("alice", credits=10_000))
+    account = book.account("alice")["id"]
+
+    def fails(tx: Tx) -> None:
+        tx.tally.move(account, -5, 7)
+        raise ValueError
+
+    failed, hold = done(group, Steady(fails), Steady(lambda tx: holds.place(tx, claim, POLICY)))
+    assert isinstance(failed, ValueError)
+    assert isinstance(hold, Hold)
+    assert book.money("alice") == (10_000, 200)
+    assert book.findings() == []
