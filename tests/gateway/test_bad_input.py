@@ -580,7 +580,6 @@ def test_health(served: Served, path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/nothing",
         "/v1",
         "/v1/chat",

@@ -396,7 +396,7 @@ async def test_a_settlement_that_fails_is_logged(
 ) -> None:
     """Its hold stays, so somebody must hear of it: which hold, of which request, and why."""
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise ArithmeticError("the books are on fire")
 
     settle = holds.settle
