@@ -131,6 +131,20 @@ def _working(key: Row) -> Row:
     return key
 
 
+def check_may_sign_in(tx: Tx, user: str, key_id: str) -> None:
+    """Raises Refusal for a key that somebody else was told who leads a team: it is for requests. Signed in with it,
+    a lead would be the member, who may see what is its own and may lead another team.
+    """
+    told = "SELECT actor FROM audit WHERE action IN ('keys.add', 'keys.rotate') AND target = ? ORDER BY id DESC LIMIT 1"
+    actor: str | None = tx.value(told, key_id)
+    if actor is not None and actor.startswith("user:") and actor != f"user:{user}":
+        raise Refusal(
+            "this key was made by who leads a team, so it is for requests and doesn't sign in: use another key, "
+            "or ask your admin for a link",
+            code="page_not_allowed",
+        )
+
+
 # ── what is inherited ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 _LIVING = ("active", "disabled")

@@ -17,7 +17,7 @@ import msgspec
 from ..config import label_of
 from ..errors import LlmgateError, Refusal
 from ..gateway.http import check_address
-from ..store import admins, keys, links, sessions
+from ..store import admins, keys, links, selfmade, sessions
 from ..store.db import Tx
 from ..store.keys import hash_key
 from .visits import Redirect, Shown, Visit
@@ -98,6 +98,7 @@ def _begin(tx: Tx, visit: Visit, key: str) -> tuple[str, str, bool]:
         raise Refusal("this is no key of this gateway: copy it again, all of it", code="invalid_key")
     caller = keys.authenticate(tx, hash_key(key))
     check_address(visit.address, caller.ips)
+    selfmade.check_may_sign_in(tx, caller.user, caller.key_id)
     return begin(user_id=caller.user_id, key_id=caller.key_id), f"user:{caller.user}", False
 
 

@@ -17,6 +17,7 @@ from llmgate.errors import Refusal
 from llmgate.plans import NONE
 from llmgate.pricing import UNITS, Price
 from llmgate.store import accounts, keys, ledger, limits, selfmade
+from llmgate.store.db import Tx
 from llmgate.types import Billing, Meters
 from llmgate.web.portal import held, requests, sums
 from llmgate.web.portal.requests import plain
@@ -537,6 +538,21 @@ def test_a_lead_makes_and_revokes_a_members_key(house: House) -> None:
     words = words_of(team.browser.done(team.page, f"{team.page}/keys/{id_of(house, key)}/revoke"))
     assert f"Key {team.member.name}/ci is revoked." in words
     chat(house, key, 401)
+
+
+def test_a_key_that_a_lead_made_signs_nobody_in(house: House) -> None:
+    """The lead knows it: it would show what is the member's alone, and give what powers the member has elsewhere."""
+    team = Team(house, "doors")
+    key = key_in(team.browser.send(team.page, f"{team.page}/keys", name="ci"), house)
+    guest = house.browser()
+    answer = guest.send("/sign-in", "/sign-in", key=key)
+    assert (answer.status_code, "made by who leads a team" in words_of(answer)) == (403, True)
+    chat(house, key)
+    with house.served.tx() as tx:  # who was told the secret last is its user
+        own = selfmade.rotate(Tx(tx.conn, tx.now_ms, f"user:{team.member.name}"), team.member.name, "ci").key
+    house.served.secrets.append(own)
+    guest.sign_in(own)
+    guest.close()
 
 
 def test_a_lead_narrows_and_never_widens(house: House) -> None:
