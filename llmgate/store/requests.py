@@ -216,6 +216,9 @@ def approve(
     if row["issuer"] is not None:
         user = accounts.user_row(tx, row["username"])
         identities.link(tx, user, row["issuer"], row["subject"], row["email"])
+        if service.models or service.limits or service.expires:
+            # Who signs in makes keys by those there are: so there is one of these terms, and nobody has its secret.
+            _make(tx, service, row["username"], "of the approval: what other keys are held to; rotate it to have it")
     return _decide(tx, row, "done" if row["issuer"] is not None else "approved", user_added=there is None)
 
 

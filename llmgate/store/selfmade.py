@@ -115,9 +115,32 @@ def rename(tx: Tx, user: str, target: str, name: str) -> Row:
     return keys.change(tx, key_of(tx, user, target)["id"], {"name": name})
 
 
-def rotate(tx: Tx, user: str, target: str, *, grace_ms: int = 0) -> keys.Issued:
-    """A new secret for a key that works. What an admin has disabled, and what has expired, stays so."""
-    return keys.rotate(tx, _working(key_of(tx, user, target))["id"], grace_ms=grace_ms)
+def rotate(tx: Tx, user: str, target: str, *, grace_ms: int = 0, by: str | None = None) -> keys.Issued:
+    """A new secret for a key that works. What an admin has disabled, and what has expired, stays so. `by`: the key that
+    whoever asks is signed in with; whoever has it doesn't come by one that opens more.
+    """
+    key = _working(key_of(tx, user, target))
+    if by is not None and not _opens_all(tx, keys.key_row(tx, by), key):
+        raise Refusal(
+            f"you are signed in with a key that may do less than {key['name']}: sign in with that one, or with a link "
+            "that your admin makes (`llmgate users link`)",
+            code="conflict",
+        )
+    return keys.rotate(tx, key["id"], grace_ms=grace_ms)
+
+
+def _opens_all(tx: Tx, one: Row, other: Row) -> bool:
+    """Whether a key surely opens all that another one does."""
+    above = limits.above(tx, other["id"])
+    if one["id"] in (other["id"], *above):
+        return True
+    if limits.own_of(tx, ("key", one["id"])) or not {*limits.above(tx, one["id"])} <= {*above}:
+        return False
+    for what in ("models", "ips"):
+        has, wanted = (set(msgspec.json.decode(key[what])) for key in (one, other))
+        if has and not (wanted and wanted <= has):
+            return False
+    return one["expires_ms"] is None or (other["expires_ms"] or one["expires_ms"] + 1) <= one["expires_ms"]
 
 
 def revoke(tx: Tx, user: str, target: str) -> Row:

@@ -18,7 +18,8 @@ import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx2
@@ -201,13 +202,17 @@ async def _client(way: Way, question: Question) -> AsyncIterator[Any]:
 
 
 def _trusted(ca_file: str | None) -> ssl.SSLContext:
-    """Whose certificates count. The public authorities are read once: that takes a while."""
-    return ssl.create_default_context(cafile=ca_file) if ca_file else _public_authorities()
+    """Whose certificates count. They are read once, and again when the file is another: it takes a while, and anybody
+    may have an issuer asked.
+    """
+    return _authorities(ca_file, Path(ca_file).stat().st_mtime_ns if ca_file else 0)
 
 
-@cache
-def _public_authorities() -> ssl.SSLContext:
-    return httpx2.create_ssl_context(trust_env=False)
+@lru_cache(maxsize=32)
+def _authorities(ca_file: str | None, _changed_ns: int) -> ssl.SSLContext:
+    if ca_file is None:
+        return httpx2.create_ssl_context(trust_env=False)
+    return ssl.create_default_context(cafile=ca_file)
 
 
 class _Bounded(httpx2.AsyncBaseTransport):

@@ -351,6 +351,28 @@ def test_somebody_an_issuer_vouches_for(book: Book) -> None:
         approve(book, 2, existing=True)
 
 
+def test_who_is_approved_to_be_a_user_gets_no_more_than_self_service_gives(book: Book) -> None:
+    """Such a user has no key yet, and makes all of its keys alone: not without what the config puts on a key."""
+    service = SelfService(mode="approval", limits=("$5/month",), models=("gpt-4o-mini",), expires="90d")
+    with book.write(NOON) as tx:
+        requests.to_be_user(
+            tx, "ann", issuer="https://id.example", subject="1", email="ann@x.org", address="203.0.113.9"
+        )
+    approve(book, 1, service)
+    with book.write(NOON) as tx:
+        issued = [selfmade.make(tx, "ann"), selfmade.make(tx, "ann")]
+        with pytest.raises(Refusal, match="no model is allowed"):
+            selfmade.make(tx, "ann", selfmade.Wish(models=["gpt-5"]))
+    with book.db.read() as tx:
+        rows = [keys.key_row(tx, one.id) for one in issued]
+        (given,) = {key_id for one in issued for key_id in limits.above(tx, one.id)}
+        assert [str(limit) for limit in limits.own_of(tx, ("key", given))] == ["$5/month"]
+        with pytest.raises(Refusal, match="nobody has asked for a key"):
+            requests.public_keys(tx, "ann")
+    assert [row["models"] for row in rows] == ['["gpt-4o-mini"]'] * 2
+    assert {row["expires_ms"] for row in rows} == {NOON + 90 * 86_400_000}
+
+
 # ── what a stranger sees ──────────────────────────────────────────────────────────────────────────────────────────────
 
 

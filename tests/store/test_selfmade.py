@@ -454,6 +454,41 @@ def test_what_a_lead_sets_never_replaces_the_default_s_or_the_plan_s(team: Book)
     assert "user: 60 requests/hour" in clocked.applying(key)
 
 
+@pytest.mark.parametrize(
+    ("narrow", "limit", "fine"),
+    [
+        ({}, (), True),
+        ({"models": ["gpt-4o", "gpt-5"]}, (), True),
+        ({"models": ["gpt-5"]}, (), False),
+        ({"ips": ["10.0.0.0/8"]}, (), False),
+        ({"expires_ms": NOON + DAY_MS}, (), False),
+        ({"expires_ms": NOON + 3 * DAY_MS}, (), True),
+        ({}, ("$1/day",), False),
+    ],
+)
+def test_a_key_doesn_t_come_by_one_that_opens_more(
+    book: Book, narrow: dict[str, Any], limit: tuple[str, ...], fine: bool
+) -> None:
+    """It may be in a script that others read: the admin said what it opens, so it signs nobody in to the main key."""
+    give(book, "alice", "main", models=["gpt-4o"], expires_ms=NOON + 2 * DAY_MS)
+    give(book, "alice", "narrow", *limit, **narrow)
+    with acting(book, "user:alice") as tx:
+        by = keys.key_row(tx, "alice/narrow")["id"]
+        assert selfmade.rotate(tx, "alice", "narrow", by=by).name == "narrow"
+        assert selfmade.rotate(tx, "alice", "main").name == "main"
+        made = selfmade.make(tx, "alice", Wish(name="made")) if "models" not in narrow else None
+        if fine:
+            assert selfmade.rotate(tx, "alice", "main", by=by).name == "main"
+        else:
+            with pytest.raises(Refusal, match="signed in with a key that may do less than main"):
+                selfmade.rotate(tx, "alice", "main", by=by)
+        if made is not None:  # it is under both, and opens no more than either
+            assert selfmade.rotate(tx, "alice", "made", by=by).name == "made"
+            if limit:
+                with pytest.raises(Refusal, match="may do less"):
+                    selfmade.rotate(tx, "alice", "main", by=made.id)
+
+
 # ── what is worked out while nobody else can write ────────────────────────────────────────────────────────────────────
 
 

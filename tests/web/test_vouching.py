@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from llmgate.issuers import GOOGLE
 from llmgate.store.identities import Person
 from llmgate.web import vouching
 from llmgate.web.vouching import Question, Way
+from tests import tls
 from tests.replay import HANG, RESET, Replay, body_answer, head, json_answer
 from tests.web.issuers import CLIENT, CLIENT_SECRET, GitHub, Liar, form_of, key, nowhere, query_of
 
@@ -33,8 +36,11 @@ def way(issuer: str, **more: Any) -> Way:
 
 @pytest.fixture(autouse=True)
 def forgetful() -> None:
-    """Issuers are known by their address, and the next test's may have the port of the last one's."""
+    """Issuers are known by their address, and the next test's may have the port of the last one's; a lock that somebody
+    waited for belongs to the loop of that test.
+    """
     vouching._said_lately.clear()
+    vouching._asking.clear()
 
 
 @pytest.fixture
@@ -95,6 +101,15 @@ async def test_what_an_issuer_says_of_itself_is_remembered_and_its_keys_are_not(
 async def test_many_at_once_ask_once(liar: Liar) -> None:
     await asyncio.gather(*(vouching.address(way(liar.issuer), QUESTION) for _ in range(20)))
     assert len(liar.asked("/.well-known/openid-configuration")) == 1
+
+
+def test_authorities_are_read_once_and_again_when_they_are_others(tmp_path: Path) -> None:
+    file = tls.authority(tmp_path).certificate
+    first = vouching._trusted(str(file))
+    assert vouching._trusted(str(file)) is first
+    os.utime(file, ns=(1, 1))
+    assert vouching._trusted(str(file)) is not first
+    assert vouching._trusted(None) is vouching._trusted(None)
 
 
 async def test_what_the_token_lacks_is_asked_for(liar: Liar) -> None:

@@ -81,7 +81,8 @@ def rename(tx: Tx, visit: Visit) -> Redirect:
 def rotate(tx: Tx, visit: Visit) -> Shown:
     grace: str | None = visit.form.grace
     grace_ms = clock.after_ms(grace, tx.now_ms, tx.zone) - tx.now_ms if grace is not None else 0
-    issued = selfmade.rotate(tx, visit.user, visit.params["key"], grace_ms=grace_ms)
+    by = visit.session.key_id if visit.session is not None else None
+    issued = selfmade.rotate(tx, visit.user, visit.params["key"], grace_ms=grace_ms, by=by)
     until_ms = tx.now_ms + grace_ms if grace_ms else None
     return shown_once(visit, issued, f"{PAGE}/{issued.id}", rotated=True, until_ms=until_ms)
 
