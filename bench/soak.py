@@ -104,7 +104,7 @@ def _allocated(target: Target) -> int:
 def growth(marks: Marks) -> tuple[float, float]:
     """What came after it was warm: MiB, and bytes per request."""
     (first, before), (last, after) = marks[WARM], marks[-1]
-    return after - before, (after - before) * 2**20 / (last - first)
+    return after - before, (after - before) * 2**20 / max(1.0, last - first)
 
 
 def _growth(marks: Marks, name: str) -> str:

@@ -77,6 +77,10 @@ def test_growth_is_what_comes_after_the_warming_up() -> None:
     assert growth(marks) == (1.0, 2**20 / 1000)
 
 
+def test_nothing_grows_over_no_requests() -> None:
+    assert growth([(200.0, 50.0)] * (WARM + 2)) == (0.0, 0.0)
+
+
 def test_a_paced_stream_is_heard_event_by_event(mock: Target) -> None:
     shape = Shape("paced", 1, streamed=True, more=(("events", 20), ("pace_ms", 1)))
     client = _heard(mock, shape)
