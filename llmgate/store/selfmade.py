@@ -111,6 +111,16 @@ def key_of(tx: Tx, user: str, target: str) -> Row:
     return keys.key_row(tx, row["id"])
 
 
+def note_of(tx: Tx, user: str, key: Row) -> str | None:
+    """What a user has noted of a key, here or when it was asked for; what an admin has is none of the user's."""
+    acts = (
+        "SELECT actor FROM audit WHERE target = ? AND (action = 'keys.add' "
+        "OR action = 'keys.set' AND json_type(after, '$.note') IS NOT NULL) ORDER BY id DESC LIMIT 1"
+    )
+    by = tx.value(acts, key["id"]) or ""
+    return key["note"] if by == f"user:{user}" or by.partition(":")[0] == "public" else None
+
+
 def rename(tx: Tx, user: str, target: str, name: str) -> Row:
     return keys.change(tx, key_of(tx, user, target)["id"], {"name": name})
 

@@ -356,6 +356,17 @@ def test_a_key_is_named_in_one_of_two_tabs(house: House) -> None:
     assert browser.send(path, path, name="a b").status_code == 400
 
 
+def test_an_admins_words_to_itself_are_not_shown(house: House) -> None:
+    person = house.served.person(note="watch this one")
+    browser = house.of(person)
+    assert "watch this one" not in browser.shown(f"/portal/keys/{person.key_id}").text
+    path = f"/portal/keys/{id_of(house, made(house, person, note='for the laptop'))}"
+    assert "for the laptop" in words_of(browser.shown(path))
+    with house.served.tx() as tx:
+        keys.change(tx, path.rpartition("/")[2], {"note": "too dear"})
+    assert "too dear" not in browser.shown(path).text
+
+
 def test_a_key_is_rotated(house: House) -> None:
     person = house.served.person()
     path, browser = f"/portal/keys/{person.key_id}", house.of(person)

@@ -64,6 +64,7 @@ def show(tx: Tx, visit: Visit) -> Shown:
         {
             "told": answers.Key(**answers.key(key)),
             "key": key,
+            "note": selfmade.note_of(tx, visit.user, key),
             "limits": held.of_keys(tx, visit.policy, [key["id"]]),
             "used": sums.used(tx, sums.month(tx), {"user": visit.user, "key": key["id"]}),
             "signed_in": visit.session is not None and visit.session.key_id == key["id"],
