@@ -37,6 +37,10 @@ MOST_UNREAD = 2**16
 """Bytes of a body that wait for the application; then the client has to."""
 
 
+STALLED_S = 75.0
+"""A client that takes not a byte of what waits for it in this time is gone. Of a stream the walk notices before."""
+
+
 class Head(NamedTuple):
     method: bytes
     target: bytes
@@ -152,6 +156,8 @@ class Plain(asyncio.Protocol):
         """Kept here, because asyncio itself doesn't keep a task alive."""
         self._writable: asyncio.Future[None] | None = None
         """None: it may be written."""
+        self._stalled: asyncio.TimerHandle | None = None
+        """While it may not."""
         self._reading = True
         self.gone = False
         """The client has left, or at least says nothing more."""
@@ -180,6 +186,7 @@ class Plain(asyncio.Protocol):
         """To hypercorn, which is told all that we know."""
         if self._writable is not None:
             protocol.pause_writing()
+            self.resume_writing()  # from here on it is theirs to wait
         self.read_on()  # first: the reader stops it again where `rest` is all that it takes for now
         if self.rest:
             reader.feed_data(self.rest)
@@ -296,8 +303,22 @@ class Plain(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writable = self.loop.create_future()
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self._stalled = self.loop.call_later(STALLED_S, self._look, self.transport.get_write_buffer_size())
+
+    def _look(self, waiting: int) -> None:
+        """Whether the client has taken any of the bytes that were waiting for it."""
+        if self.transport.get_write_buffer_size() < waiting:
+            self._look_again()
+        else:
+            self.abandon()
 
     def resume_writing(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
         writable, self._writable = self._writable, None
         if writable is not None:
             writable.set_result(None)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import h11
 import pytest
@@ -18,7 +19,7 @@ from hypercorn.config import Config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmgate import idle
+from llmgate import http1, idle
 from llmgate.http1 import MOST_UNREAD, Connection, Plain, parse
 from tests.replay import until
 
@@ -437,6 +438,40 @@ async def test_a_client_that_does_not_read_is_waited_for(monkeypatch: pytest.Mon
             assert await asyncio.wait_for(reader.readline(), 10) == b"20000\r\n"
             await asyncio.wait_for(reader.readexactly(2**17 + 2), 10)
         assert await asyncio.wait_for(reader.readexactly(5), 10) == b"0\r\n\r\n"
+
+
+async def test_a_client_that_takes_nothing_for_long_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else bounds how long a plain answer may wait."""
+    monkeypatch.setattr(http1, "STALLED_S", 0.1)
+    size, ended = 2**24, asyncio.Event()
+
+    async def plain(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send({"type": "http.response.body", "body": b"x" * size})
+        ended.set()
+
+    async with served(plain, monkeypatch) as address, connected(address) as (reader, writer):
+        writer.write(ASK)
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.wait_for(ended.wait(), 10)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await asyncio.wait_for(reader.readexactly(size), 10)
+
+
+async def test_a_client_that_is_slow_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Mock(**{"get_write_buffer_size.return_value": 99})
+    here, there = socket.socketpair()
+    with here, there:
+        wire.get_extra_info.return_value = here
+        connection: Any = SimpleNamespace(idle_task=idle.Idle(), loop=asyncio.get_running_loop(), config=Config())
+        plain = Plain(connection, wire, "http")
+        plain.pause_writing()
+        plain._look(100)
+        assert not wire.abort.called
+        plain._look(99)
+        assert wire.abort.called
+        plain.connection_lost(None)
+        assert plain._stalled is None
 
 
 @pytest.mark.parametrize(

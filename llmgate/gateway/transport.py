@@ -51,6 +51,9 @@ _MOST_FIELD = 2**16
 _MOST_PLACES = 1000
 """URLs that are kept taken apart."""
 
+_LONGEST_PLACE = 2**10
+"""A longer one isn't: its client wrote most of it, and the next will be another."""
+
 _PLAIN = frozenset({"GET", "POST"})
 """Methods of plain requests."""
 
@@ -518,10 +521,12 @@ class Transport(AiohttpTransport):
             simple = self._proxy is None and where.scheme in ("http", "https") and where.host and where.user is None
         except ValueError:
             simple = False
-        if len(self._places) >= _MOST_PLACES:
-            self._places.clear()
-        self._places[url] = _Place(where, self._session) if simple else None
-        return self._places[url]
+        place = _Place(where, self._session) if simple else None
+        if len(url) <= _LONGEST_PLACE:
+            if len(self._places) >= _MOST_PLACES:
+                self._places.clear()
+            self._places[url] = place
+        return place
 
     async def _send(
         self,

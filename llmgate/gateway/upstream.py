@@ -246,10 +246,15 @@ def answer_headers(answer: Answer) -> Headers:
     ]
 
 
-@lru_cache(maxsize=1024)
 def _url(base_url: str, path: str, query: str) -> httpx.URL:
-    """Parsed once: a URL is the same for every request of an endpoint."""
-    return httpx.URL(f"{base_url}{path}{'?' if query else ''}{query}")
+    """Parsed once: a URL is the same for every request of an endpoint. Not a long one, which a client wrote."""
+    whole = f"{base_url}{path}{'?' if query else ''}{query}"
+    return _parsed(whole) if len(whole) <= LONGEST_KEPT else httpx.URL(whole)
+
+
+LONGEST_KEPT = 2**10
+
+_parsed = lru_cache(maxsize=1024)(httpx.URL)
 
 
 SANDBOX_URL = "http://sandbox.invalid/v1"

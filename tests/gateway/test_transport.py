@@ -234,6 +234,16 @@ async def test_a_body_may_be_a_stream(up: Replay, transport: Transport, framing:
     assert up.requests[0].header("transfer-encoding") == (None if framing else "chunked")
 
 
+async def test_what_clients_write_into_a_query_is_not_kept(up: Replay, transport: Transport) -> None:
+    """Somebody would fill the memory with it."""
+    for number in range(3):
+        up.answer(*body_answer(b"ok"))
+        path = f"/v1/x?{number}{'y' * 2**12}"
+        await ask(transport, f"{up.url}{path}")
+        assert up.requests[-1].path == path
+    assert len(transport._places) == 0
+
+
 async def test_cookies_are_not_kept(up: Replay, transport: Transport) -> None:
     up.answer(*json_answer({}, headers=[("set-cookie", "session=alice; Path=/")]))
     url = up.url.replace("127.0.0.1", "localhost")  # cookie jars don't keep what an address has set
