@@ -93,6 +93,12 @@ def test_a_key_at_once_which_works(browser: Browser) -> None:
 
 
 @in_open
+def test_what_a_key_may_do_is_told_before(browser: Browser) -> None:
+    told = words_of(browser.shown("/request-key"))
+    assert "Credits $3.00, once Limits 5 requests/day Models echo Lives for 90d" in told
+
+
+@in_open
 def test_a_form_sent_twice_makes_one_key(browser: Browser) -> None:
     page = browser.shown("/request-key")
     fields = {**form_to(page, "/request-key").fields, "username": "twice"}
@@ -159,7 +165,7 @@ def test_the_cap_is_told_on_the_page(tmp_path: Path) -> None:
 def test_off_is_off(tmp_path: Path) -> None:
     with served_in(tmp_path, mode="off") as served:
         browser = Browser(served)
-        assert "your admin gives them" in words_of(browser.shown("/request-key", 404))
+        assert "Keys aren't asked for here: your admin gives them." in words_of(browser.shown("/request-key", 404))
         assert "request-key" not in browser.shown("/").text
         browser.close()
 
