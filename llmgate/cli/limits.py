@@ -87,7 +87,8 @@ def set_(
         with db.write() as tx:
             found = limits.hang(tx, target, specs, config_of(ctx).accounting.alert_at)
             slots = {limit.slot for limit in found}
-            rows = [_row(one) for one in limits.listing(tx, policy, target) if one.standing.limit.slot in slots]
+            subject, _ = limits.subject_of(tx, target)
+            rows = [_row(one) for one in limits.of(tx, policy, subject) if one.standing.limit.slot in slots]
         _tell(ctx, COLUMNS, rows, [f"{target}: {limit}" for limit in found])
 
 

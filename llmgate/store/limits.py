@@ -590,12 +590,17 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def listing(tx: Tx, policy: Policy, target: str | None = None) -> list[Listed]:
-    """The limits of a target, or of everybody: of users (own, plan's, default's), of teams and of keys."""
+    """The limits of a target, or of everybody: of users (own, plan's, default's), of teams and of keys. Of a key also
+    those of the keys that it is under, which hold for it together with others.
+    """
     wanted = subject_of(tx, target)[0] if target is not None else None
     found: list[Listed] = []
     for subject, name, plan_name in _everybody(tx):
         if wanted in (None, subject):
             found += _listed(tx, policy, subject, name, plan_name)
+    if wanted is not None and wanted[0] == "key":
+        for given_id in above(tx, wanted[1]):
+            found += of(tx, policy, ("key", given_id))
     return found
 
 

@@ -76,6 +76,14 @@ def read(kind: type[T], fields: dict[str, list[str]]) -> T:
         raise _invalid(error) from error
 
 
+def in_words(error: Refusal) -> Refusal:
+    """What is wrong with a query, told as it would be of a form."""
+    cause = error.__cause__
+    if not isinstance(cause, msgspec.ValidationError) or "unknown field" in str(cause):
+        return error
+    return _invalid(cause)
+
+
 def typed(fields: dict[str, list[str]]) -> dict[str, str]:
     """What is put back into a form that was refused. Never a secret."""
     return {name: "\n".join(values) for name, values in fields.items() if name not in ("key", "token", "password")}
@@ -93,8 +101,8 @@ def _called(name: str) -> str:
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 
 _WORDS = (
-    (re.compile(r"Expected `int(?: \| null)?`.*"), "a whole number is wanted"),
-    (re.compile(r"Expected `bool(?: \| null)?`.*"), "yes or no is wanted"),
+    (re.compile(r"Expected `int(?: \| null)?`, got .*"), "a whole number is wanted"),
+    (re.compile(r"Expected `bool(?: \| null)?`, got .*"), "yes or no is wanted"),
     (re.compile(r"Expected `int` ([<>]=? ?-?\d+)"), r"a number \1 is wanted"),
     (re.compile(r"Expected `str` of length <= (\d+)"), r"it is too long: at most \1 characters"),
     (re.compile(r"Expected `str` of length >= (\d+)"), r"it is too short: at least \1 characters"),

@@ -98,7 +98,11 @@ def words(text: str) -> Markup:
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it was escaped
 
 
-_NO_NAME = re.compile(r"(an?|the|this|that|there|you|your|it|no|nothing|nobody|somebody|too|new|user|team|key)\b")
+_NO_NAME = re.compile(
+    r"(an?|the|this|that|these|there|who|what|you|your|it|no|nothing|nobody|somebody|too|two|new|all|user|team|keys?|"
+    r"credits?|limits?|requests?|name|choose|cursor|top)\b|[a-z ]+: "
+)
+"""How messages begin that begin with no name: with such a word, or with the field that they are about."""
 
 
 def sentence(text: str) -> Markup:

@@ -157,7 +157,10 @@ class Pages:
         if not visit.may(page.access):
             return self._not_for(visit, scope)
         if not page.api or page.method == "GET":
-            visit.query = query_of(page.query, _given(scope["query_string"]))
+            try:
+                visit.query = query_of(page.query, _given(scope["query_string"]))
+            except Refusal as error:
+                raise forms.in_words(error) from error
         if page.method == "GET":
             return await self._get(page, visit)
         return await self._post(page, visit, scope, receive)

@@ -151,7 +151,8 @@ class Window:
     # -- what is watched
 
     def _said(self, message: ConsoleMessage) -> None:
-        answered = message.text.startswith("Failed to load resource")  # is judged by its status and its kind
+        # What failed to load is judged by its status and its kind; an icon that no page names is only told here.
+        answered = message.text.startswith("Failed to load resource") and "/favicon" not in message.location["url"]
         if message.type in ("error", "warning") and not answered:
             self.mishaps.append(f"{message.type} on {message.page and message.page.url}: {message.text}")
 

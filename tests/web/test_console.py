@@ -127,6 +127,21 @@ def test_a_user_is_let_in_by_a_link_and_signed_out(house: House, admin: Browser)
     assert "someone@issuer.example" not in said(page)
 
 
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("limit=0", "Limit: a number >= 1 is wanted."),
+        ("limit=1001", "Limit: a number <= 1000 is wanted."),
+        ("limit=many", "Limit: a whole number is wanted."),
+        (f"search={'x' * 257}", "Search: it is too long: at most 256 characters."),
+        ("nope=1", "The query is wrong: 'nope' is no field of it."),
+        ("cursor=zz", "Cursor must be next of a page that was told before."),
+    ],
+)
+def test_an_address_that_was_changed_by_hand(admin: Browser, query: str, words: str) -> None:
+    assert words in said(admin.shown(f"{USERS}?{query}", 400))
+
+
 def test_who_may_not_say_who_pays(house: House) -> None:
     """Scope keys: the choice isn't offered, and isn't taken where it is made up."""
     browser = house.admin(Scope.KEYS)

@@ -31,7 +31,7 @@ FORM = b"application/x-www-form-urlencoded; charset=utf-8"
 
 class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(max_length=10)]
-    number: int = 5
+    number: Annotated[int, msgspec.Meta(ge=1)] = 5
     amount_usd: str | None = None
     models: list[str] = []
     sure: bool = False
@@ -53,6 +53,7 @@ def test_what_was_typed() -> None:
         ({"name": "  "}, "name", "name is missing"),
         ({"name": "x", "number": "many"}, "number", "number: a whole number is wanted"),
         ({"name": "x", "number": "1.5"}, "number", "number: a whole number is wanted"),
+        ({"name": "x", "number": "0"}, "number", "number: a number >= 1 is wanted"),
         ({"name": "x" * 11}, "name", "name: it is too long: at most 10 characters"),
         ({"name": "x", "sure": "perhaps"}, "sure", "sure: yes or no is wanted"),
         ({"name": ["x", "y"]}, "name", "name is given twice: once is enough"),

@@ -12,7 +12,8 @@ import pytest
 
 from llmgate.config import SelfService
 from llmgate.plans import NONE
-from llmgate.store import requests, selfmade
+from llmgate.store import admins, keys, requests, selfmade
+from llmgate.store.admins import Scope
 from llmgate.types import Billing
 from tests.served import Served, error_of
 
@@ -93,6 +94,12 @@ def test_a_key_at_once_which_works(browser: Browser) -> None:
 
 
 @in_open
+def test_what_a_key_may_do_is_told_before(browser: Browser) -> None:
+    told = words_of(browser.shown("/request-key"))
+    assert "Credits $3.00, once Limits 5 requests/day Models echo Lives for 90d" in told
+
+
+@in_open
 def test_a_form_sent_twice_makes_one_key(browser: Browser) -> None:
     page = browser.shown("/request-key")
     fields = {**form_to(page, "/request-key").fields, "username": "twice"}
@@ -112,6 +119,26 @@ def test_keys_made_beside_it_share_its_limit(browser: Browser) -> None:
     served.secrets.append(second)
     assert [chat(served, second).status_code for _ in range(5)] == [200] * 4 + [429]
     error_of(chat(served, first), 429, "rate_limited")
+
+
+@in_open
+def test_admins_see_the_limit_that_a_key_shares(browser: Browser) -> None:
+    served = browser.served
+    first = key_in(browser, browser.send("/request-key", "/request-key", username="lender"))
+    with served.tx() as tx:
+        second = selfmade.make(tx, "lender")
+        given = keys.authenticate(tx, keys.hash_key(first)).key_id
+        ops = admins.add(tx, "ops", Scope.READ)
+    served.secrets += [second.key, ops]
+    url, headers = f"{served.url}/admin/limits/key:", {"authorization": f"Bearer {ops}"}
+    of_first, of_second = (served.client.get(url + one, headers=headers).json() for one in (given, second.id))
+    assert of_second["limits"] == of_first["limits"]
+    assert [(one["target"], one["limit"]) for one in of_second["limits"]] == [(f"key:{given}", "5 requests/day")]
+    assert (of_first["own"], of_second["own"]) == (["5 requests/day"], [])
+    admin = Browser(served).sign_in(ops)
+    told = words_of(admin.shown(f"/admin/pages/limits/key:{second.id}"))
+    assert f"Target Limit From Used In flight Left Used up Begins anew key:{given} 5 requests/day" in told
+    admin.close()
 
 
 @in_open
@@ -159,7 +186,7 @@ def test_the_cap_is_told_on_the_page(tmp_path: Path) -> None:
 def test_off_is_off(tmp_path: Path) -> None:
     with served_in(tmp_path, mode="off") as served:
         browser = Browser(served)
-        assert "your admin gives them" in words_of(browser.shown("/request-key", 404))
+        assert "Keys aren't asked for here: your admin gives them." in words_of(browser.shown("/request-key", 404))
         assert "request-key" not in browser.shown("/").text
         browser.close()
 
