@@ -73,7 +73,13 @@ def test_every_line_of_an_error_table_is_of_its_own() -> None:
         code for code, verdict in CODES.items() if code in ("storage_busy",) or verdict.http in range(400, 500)
     }
     alike = {"missing_key", "key_expired", "key_disabled", "key_revoked"}
-    of_pages = {"signed_out", "page_not_allowed", "form_refused", "link_over"}  # which say it themselves
+    of_pages = {
+        "signed_out",
+        "sign_in_refused",
+        "page_not_allowed",
+        "form_refused",
+        "link_over",
+    }  # which say it themselves
     assert of_clients - codes - alike - of_pages == {"conflict", "not_found", "method_not_allowed", "usage_error"}
 
 
