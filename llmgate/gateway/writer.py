@@ -7,6 +7,10 @@ short SQLite calls would hand the interpreter's lock back and forth at up to 5 m
 - with `durable`, the COMMIT, which syncs the disk, runs in a thread, and the next group gathers meanwhile;
 - checkpoints, which sync as well, run in that thread too, on a connection of their own.
 
+The write-ahead log begins anew only where all of it has been moved and nobody writes. Under a load that never pauses
+that never happens by itself, and the log would grow until the disk is full. So whenever it is `LONG_LOG` longer, most
+of it is moved while groups go on; then the next group waits until the rest is moved, and the log is empty.
+
 While nothing can be written (`trouble`: a full disk, say) new work is refused at once; what can't be given up waits:
 the settlements of what is in flight. Every half second it is tried again, by them or by a probe.
 """
@@ -21,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import StorageError
-from ..store.db import Tx
+from ..store.db import LONG_LOG, Tx
 from ..store.group import Group, probe
 
 T = TypeVar("T")
@@ -45,8 +49,8 @@ LOCKED_TELL_S = 5.0
 MOST = 64
 """How many wait before a group is written even though more are coming."""
 
-CHECKPOINT_EVERY = 1000
-"""Commits between checkpoints of the write-ahead log."""
+LOOK_EVERY = 32
+"""Commits between two looks at how long the write-ahead log is."""
 
 
 class _Item(NamedTuple):
@@ -70,6 +74,10 @@ class Writer:
         self._scheduled: asyncio.Handle | None = None
         self._committing = False
         self._commits = 0
+        self._long = LONG_LOG
+        """Bytes of the write-ahead log at which something is done about it; 0: something is being done."""
+        self._moved = False
+        """Most of the log has been moved: before the next group, it begins anew."""
         self.trouble: StorageError | None = None
         """Why nothing can be written, until something could; told by /ready. A lock is none: it is waited for."""
         self._stuck_since: float | None = None
@@ -124,7 +132,7 @@ class Writer:
             self._scheduled.cancel()
         if self._waiting:
             log.error("%d settlements could not be written: the next start books them", len(self._waiting))
-        await self._loop.run_in_executor(self._thread, self._checkpoint)
+        await self._loop.run_in_executor(self._thread, self._checkpoint, self._group.checkpoint)
         self._thread.shutdown()
         self._group.close()
 
@@ -144,6 +152,9 @@ class Writer:
     def _flush(self) -> None:
         """Everything that waits, in one transaction."""
         self._scheduled = None
+        if self._moved:
+            self._begin_log_anew()
+            return
         items, self._waiting = self._waiting or [self._probe()], []
         try:
             results = self._group.begin([item.work for item in items])
@@ -188,8 +199,25 @@ class Writer:
             else:
                 item.future.set_result(result)
         self._commits += 1
-        if self._commits % CHECKPOINT_EVERY == 0:
-            self._thread.submit(self._checkpoint)
+        if self._commits % LOOK_EVERY == 0 and 0 < self._long < self._group.log_bytes():
+            self._long = 0
+            moving = self._loop.run_in_executor(self._thread, self._checkpoint, self._group.checkpoint)
+            moving.add_done_callback(self._most_is_moved)
+        if self._waiting:
+            self._schedule()
+
+    def _most_is_moved(self, _: asyncio.Future[None]) -> None:
+        self._moved = True
+
+    def _begin_log_anew(self) -> None:
+        """In front of a group, which waits for it as for a commit."""
+        self._moved, self._committing = False, True
+        beginning = self._loop.run_in_executor(self._thread, self._checkpoint, self._group.begin_log_anew)
+        beginning.add_done_callback(self._log_begins_anew)
+
+    def _log_begins_anew(self, _: asyncio.Future[None]) -> None:
+        """Or it doesn't, because somebody reads it: then it is tried again when it is as much longer."""
+        self._committing, self._long = False, self._group.log_bytes() + LONG_LOG
         if self._waiting:
             self._schedule()
 
@@ -234,9 +262,9 @@ class Writer:
             )
         self.trouble = self._stuck_since = None
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, checkpoint: Callable[[], None]) -> None:
         try:
-            self._group.checkpoint()
+            checkpoint()
         except StorageError as error:
             log.warning("no checkpoint: %s", error.message)
 

@@ -39,6 +39,9 @@ TROUBLE = frozenset(
 )
 """Result codes that tell the database's state, as opposed to what was asked of it."""
 
+CHECKPOINT_WAIT_MS = 20
+"""How long nobody may write because somebody still reads the write-ahead log that is to begin anew."""
+
 MOST_KEPT = 20_000
 """Things that are kept; past that all are read anew."""
 
@@ -63,7 +66,8 @@ class Group:
         self._actor = actor
         self._conn = connect(path, durable=durable, wait_ms=0)
         self._conn.execute("PRAGMA wal_autocheckpoint = 0")  # it syncs the disk: `checkpoint` does it elsewhere
-        self._checkpointer = connect(path, wait_ms=0)
+        self._checkpointer = connect(path, wait_ms=CHECKPOINT_WAIT_MS)
+        self._log = path.with_name(f"{path.name}-wal")
         self._kept: dict[Hashable, Any] = {}
         self._kept_of = -1
         """The `data_version` that it was last known to hold at."""
@@ -146,12 +150,28 @@ class Group:
         except sqlite3.Error as error:
             raise self._undone(error) from error
 
-    def checkpoint(self) -> None:
-        """Move the write-ahead log into the database file, as far as no reader needs it. May be called in a thread of
-        its own. Raises StorageError.
-        """
+    def log_bytes(self) -> int:
+        """How long the write-ahead log is."""
         try:
-            self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            return self._log.stat().st_size
+        except OSError:
+            return 0
+
+    def checkpoint(self) -> None:
+        """Move the write-ahead log into the database file, as far as no reader needs it. Who writes meanwhile isn't
+        held up, and so makes the log longer still. May be called in a thread of its own. Raises StorageError.
+        """
+        self._checkpoint("PASSIVE")
+
+    def begin_log_anew(self) -> None:
+        """Move the rest as well, and begin the log anew, if within a moment nobody reads it. Nobody can write
+        meanwhile, so it is called soon after `checkpoint`, when that rest is small. Raises StorageError.
+        """
+        self._checkpoint("TRUNCATE")
+
+    def _checkpoint(self, how: str) -> None:
+        try:
+            self._checkpointer.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import resource
 import sqlite3
@@ -21,7 +22,7 @@ from llmgate.errors import Refusal, StorageError
 from llmgate.gateway import pipeline, writer
 from llmgate.gateway.writer import Writer
 from llmgate.store import holds
-from llmgate.store.db import Database, Tx
+from llmgate.store.db import Database, Tx, connect
 from llmgate.store.group import probe
 from tests.replay import HANG, Pause, Replay, json_answer, sse, sse_answer, until
 from tests.served import (
@@ -183,12 +184,50 @@ async def test_closing_writes_what_waits(path: Path) -> None:
     assert len(notes(path)) == 5
 
 
-async def test_the_log_is_moved_into_the_file(path: Path, quill: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Now and then, in a thread: else it would grow for as long as the daemon runs."""
-    monkeypatch.setattr(writer, "CHECKPOINT_EVERY", 10)
-    for number in range(60):
-        await quill.run(note(str(number) + "x" * 3000))
-    await until(lambda: path.stat().st_size > 20 * 3000 + 200_000)
+@pytest.mark.parametrize("durable", [False, True])
+async def test_the_log_begins_anew_although_nobody_pauses(
+    path: Path, durable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would grow for as long as the load lasts: by gigabytes a minute."""
+    monkeypatch.setattr(writer, "LONG_LOG", 200_000)
+    monkeypatch.setattr(writer, "LOOK_EVERY", 2)
+    quill = Writer(path, durable=durable)
+    log, longest, written, anew = path.with_name(f"{path.name}-wal"), 0, 0, 0
+
+    async def ask() -> None:
+        nonlocal written
+        while anew < 3:
+            written += 1
+            await quill.run(note(f"{written:3000}"))
+
+    asking = [asyncio.create_task(ask()) for _ in range(8)]
+    while anew < 3:  # whoever waits for it in vain is ended by the test's own time limit
+        await asyncio.sleep(0)
+        length = log.stat().st_size
+        anew, longest = (anew + 1, length) if length < longest else (anew, max(length, longest))
+    await asyncio.gather(*asking)
+    await quill.close()
+    assert len(notes(path)) == written
+
+
+async def test_a_log_that_somebody_reads_grows_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's view is taken away, and nothing waits for the reader to end; later it is tried again."""
+    monkeypatch.setattr(writer, "LONG_LOG", 100_000)
+    monkeypatch.setattr(writer, "LOOK_EVERY", 1)
+    quill = Writer(path, durable=False)
+    reader = connect(path)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM meta").fetchone()[0] > 0
+    log = path.with_name(f"{path.name}-wal")
+    numbers = itertools.count()
+    while log.stat().st_size < 500_000:
+        await quill.run(note(f"{next(numbers):3000}"))
+    reader.execute("COMMIT")
+    reader.close()
+    grown = log.stat().st_size
+    while log.stat().st_size >= grown:
+        await quill.run(note(f"{next(numbers):3000}"))
+    await quill.close()
 
 
 async def test_durable_means_synced(path: Path, quill: Writer) -> None:
