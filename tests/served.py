@@ -54,7 +54,7 @@ PRICE = {"input": 1, "output": 2}
 INPUT_NANO, OUTPUT_NANO = 1_000, 2_000
 """What a token costs at `PRICE`."""
 
-LISTENING = re.compile(r"listening on (http://\S+)")
+LISTENING = re.compile(r"listening on (https?://\S+)")
 
 
 @dataclass(frozen=True)

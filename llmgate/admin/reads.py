@@ -11,6 +11,7 @@ from ..clock import day_of
 from ..errors import Refusal
 from ..limits import Limit
 from ..money import MAX_NANO, usd
+from ..names import quoted
 from ..store import accounts, audit, events, keys, ledger, limits, monitor, prices, reports, requests, usage
 from ..store.db import Row, Tx
 from . import answers, bodies
@@ -186,8 +187,13 @@ def usage_rows(tx: Tx, call: Call) -> Page[answers.Usage]:
 def usage_of(tx: Tx, call: Call) -> Page[answers.Usage]:
     """List the requests of a user, or of a key by its id, newest first."""
     whose = call.params["whose"]
-    named = {"user": whose} if accounts.find_user(tx, whose) else {"key": keys.key_row(tx, whose)["id"]}
-    return _usage(tx, call.query, named)
+    if accounts.find_user(tx, whose):
+        return _usage(tx, call.query, {"user": whose})
+    try:
+        key = keys.key_row(tx, whose)
+    except Refusal as error:
+        raise Refusal(f"there is no user and no key {quoted(whose)}", code=error.code) from error
+    return _usage(tx, call.query, {"key": key["id"]})
 
 
 def _usage(tx: Tx, query: Any, filters: dict[str, Any]) -> Page[answers.Usage]:

@@ -87,6 +87,11 @@ def test_both_doors_tell_the_same_of_one(office: Office) -> None:
     assert office.ops.told("/report?by=hour")["rows"] == cli(office.served, "report", "--by", "hour")
 
 
+def test_neither_a_user_nor_a_key(office: Office) -> None:
+    error = office.ops.told("/usage/nobody", 404)["error"]
+    assert (error["code"], error["message"]) == ("not_found", "there is no user and no key 'nobody'")
+
+
 def test_the_monitor_sums_up_what_is_going_on(tmp_path: Path) -> None:
     with Served(tmp_path, {"upstreams": {"sandbox": {}}}) as served:
         with served.tx() as tx:
