@@ -191,6 +191,7 @@ REFUSED = [
     ('server.public_url = "https://x/y"', "server.public_url must be an address such as \"https://llm.example.org\", not \"https://x/y\" (pages lie at the root of a host: leave the path out)"),
     ('server.public_url = "x.org"', "server.public_url must be an address such as \"https://llm.example.org\", not \"x.org\""),
     ('sign_in.session = "1mo"', "sign_in.session must be a time such as \"30m\", \"12h\" or \"7d\": a minute to a year, not \"1mo\""),
+    ('sign_in.session = "forever"', "sign_in.session must be a time such as \"30m\", \"12h\" or \"7d\": a minute to a year, not \"forever\""),
     ('sign_in.session = "5s"', "sign_in.session must be a time such as \"30m\", \"12h\" or \"7d\": a minute to a year, not \"5s\""),
     ("server.body_timeout = 0", f"server.body_timeout must be {SECONDS}, not 0"),
     ("server.body_timeout = inf", f"server.body_timeout must be {SECONDS}, not Infinity"),

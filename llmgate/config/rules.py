@@ -137,7 +137,7 @@ def _size(value: int | str) -> int:
 
 
 def _session_time(text: str) -> str:
-    span = clock.parse_duration(text)
+    span = clock.parse_duration(_duration(text))
     if span.unit not in clock.FIXED_MS or not 60_000 <= span.amount * clock.FIXED_MS[span.unit] <= 366 * clock.DAY_MS:
         raise ValueError
     return text

@@ -94,7 +94,7 @@ def add(
     owner = accounts.user_row(tx, user)
     name = check_new(name, "key") if name else _free_name(tx, owner["id"])
     if tx.one("SELECT 1 FROM keys WHERE user_id = ? AND name = ?", owner["id"], name):
-        raise Refusal(f"{user} has a key named {name} already: choose another --name", code="conflict")
+        raise Refusal(f"{user} has a key named {name} already: choose another name", code="conflict")
     key, key_id = new_key(), new_id()
     fields = {"models": models or [], "ips": check_ips(ips or []), "tags": tags or {}}
     tx.execute(

@@ -170,7 +170,8 @@ class Keeper:
         good = [self._token.get_signature(one) for one in named if one is not None]
         if not any(hmac.compare_digest(one, (token or "").encode()) for one in good):
             raise Refusal(
-                "this form is too old, or of another session: open the page again, and send it once more",
+                "this form is too old, or of another session, or the browser takes no cookies: "
+                "open the page again, and send it once more",
                 code="form_refused",
             )
 

@@ -100,7 +100,7 @@ def words(text: str) -> Markup:
 
 _NO_NAME = re.compile(
     r"(an?|the|this|that|these|there|who|what|you|your|it|no|nothing|nobody|somebody|too|two|new|all|user|team|keys?|"
-    r"credits?|limits?|requests?|name|choose|cursor|top)\b|[a-z ]+: "
+    r"credits?|limits?|requests?|name|choose|cursor|top)(?![\w@+-]|\.\w)|[a-z ]+: "
 )
 """How messages begin that begin with no name: with such a word, or with the field that they are about."""
 

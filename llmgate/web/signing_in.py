@@ -56,7 +56,8 @@ def show(tx: Tx, visit: Visit) -> Shown | Redirect:  # noqa: ARG001
 def asking(visit: Visit, back: str | None = None, status: int = 200) -> Shown:
     """The page with all ways to sign in; `back`: where to go on to."""
     ways = {name: label_of(name, table) for name, table in visit.config.oidc.items()}
-    return Shown("sign_in.html", {"next": back if is_local(back) else None, "ways": ways}, status)
+    asks = visit.config.self_service.mode != "off"
+    return Shown("sign_in.html", {"next": back if is_local(back) else None, "ways": ways, "asks": asks}, status)
 
 
 def is_local(path: str | None) -> bool:

@@ -59,7 +59,8 @@ async def test_a_key_is_issued_and_ended(admin: Window) -> None:
     await page.get_by_role("link", name="To the key").click()
     await expect(page.get_by_role("heading", level=1)).to_contain_text("by-hand active")
     await admin.look("key")
-    await page.get_by_role("button", name="Revoke for good").click()
+    await page.locator("summary", has_text="Revoke").click()
+    await page.get_by_role("button", name="Yes, revoke it for good").click()
     await expect(page.get_by_role("status")).to_contain_text("revoked for good")
     await expect(page.get_by_role("button", name="Save")).to_have_count(0)
 

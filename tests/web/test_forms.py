@@ -367,3 +367,18 @@ async def test_a_form_that_is_too_long(tmp_path: Path) -> None:
     async with room(tmp_path) as found, found.user("alice") as client:
         answer = await client.post("/portal/try", data={"name": "x" * 70_000})
         assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("this key was revoked", "This key was revoked."),
+        ("no.", "No."),
+        ("alice has a key", "alice has a key."),
+        ("new@example.org is no user here", "new@example.org is no user here."),
+        ("the-boss is no user here", "the-boss is no user here."),
+        ("key.7 is taken", "key.7 is taken."),
+    ],
+)
+def test_a_sentence_begins_in_capitals_but_a_name_stays_as_it_is(said: str, shown: str) -> None:
+    assert render.sentence(said) == shown
