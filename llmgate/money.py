@@ -28,6 +28,8 @@ def to_nano(value: Decimal | int | str, *, per: int = NANO) -> int:
     Raises ValueError if the value is no number, negative, finer than 1/`per`, or beyond 64 bits.
     """
     try:
+        if isinstance(value, str):
+            value.encode("ascii")  # digits of other scripts would be taken, too
         number = Decimal(value)
     except (InvalidOperation, ValueError, TypeError) as error:
         raise ValueError(f"{value!r} is not a number") from error

@@ -99,6 +99,7 @@ def test_parse_usd_reads_what_people_type(text: str, nano: int) -> None:
         ("€5", "not a number"),
         ("1.2.3", "not a number"),
         ("0x10", "not a number"),
+        ("\u0665", "not a number"),
         ("-1", "negative"),
         ("-0.000000001", "negative"),
         ("$-1", "negative"),

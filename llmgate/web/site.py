@@ -264,7 +264,8 @@ class Pages:
         if visit.page.method == "GET":
             query = scope["query_string"].decode("latin-1")
             back = f"?next={quote(visit.path + (f'?{query}' if query else ''), safe='/')}"
-        return self._sent(Redirect(f"/sign-in{back}"), visit)
+        ended = "Your session has ended: sign in again." if visit.session_id is not None else None
+        return self._sent(Redirect(f"/sign-in{back}", said=ended), visit)
 
     async def _refuse(self, error: LlmgateError, scope: Scope, receive: Receive, send: Send) -> None:
         """An error: a page for people, JSON for programs, in the one shape that all of them have."""

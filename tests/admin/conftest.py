@@ -79,6 +79,7 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
         }
         config = {"upstreams": {"main": main_upstream(up)}, "plans": PLANS, "models": models, "routes": routes}
         config["self_service"] = SERVICE
+        config["server"] = {"trusted_proxies": ["127.0.0.1"]}  # tests may say themselves where they come from
         folder: Path = tmp_path_factory.mktemp("office")
         with Served(folder, config, env={"ADMIN_TOKEN": TOKEN}) as served:
             found = Office(served)

@@ -278,6 +278,17 @@ def test_a_key_that_is_taken_away_ends_it(house: House, browser: Browser, verb: 
         assert signed_out(browser)
 
 
+def test_it_is_said_that_a_session_has_ended(house: House, browser: Browser) -> None:
+    person = signed_in(house, browser)
+    with house.served.tx() as tx:
+        keys.set_state(tx, person.key_id, "revoke")
+    said = "Your session has ended: sign in again."
+    assert said in words_of(browser.shown(browser.get("/portal").headers["location"]))
+    nobody = house.browser()
+    assert said not in words_of(nobody.shown(nobody.get("/portal").headers["location"]))
+    nobody.close()
+
+
 def test_a_key_that_expires_ends_it(house: House, browser: Browser) -> None:
     person = signed_in(house, browser)
     with house.served.tx() as tx:
