@@ -315,7 +315,7 @@ OWN_PATHS = (
     *("/v1/messages", "/v1/messages/count_tokens", "/v1/models", "/v1beta/models", "/v1alpha/models"),
     *("/health", "/ready", "/metrics", "/user/balance", "/user/monitor", "/user/limit", "/v1/key", "/models/simple"),
     *("/admin", "/public", "/openapi.json", "/docs", "/redoc"),
-    *("/", "/request-key", "/sign-in", "/sign-out", "/portal", "/reports"),
+    *("/", "/favicon.ico", "/request-key", "/sign-in", "/sign-out", "/portal", "/reports"),
 )
 """Where llmgate answers itself, or meters in its own way: no route gets there."""
 

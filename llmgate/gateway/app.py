@@ -33,7 +33,7 @@ API = (b"/admin", b"/public/", b"/openapi.json", b"/docs", b"/redoc")
 SITE = (b"/portal", b"/reports", b"/request-key", b"/sign-in", b"/sign-out", b"/admin/pages", b"/static/")
 """Paths of the pages: these, all that begin so, and those of `PAGES`."""
 
-PAGES = (b"/", b"/admin")
+PAGES = (b"/", b"/admin", b"/favicon.ico")
 
 Beside = Callable[[Scope, Receive, Send], Awaitable[None]]
 

@@ -72,6 +72,7 @@ class Pages:
         self._router = Router(
             [
                 StarletteRoute("/static/{name}", _Static()),
+                StarletteRoute("/favicon.ico", _Static("icon.svg")),  # browsers ask for it where no page names another
                 *(StarletteRoute(path, _Path(self, of)) for path, of in paths.items()),
             ],
             default=_nothing,
@@ -314,10 +315,14 @@ class _Path:
 class _Static:
     """A file, which a browser may keep for ever if it asked for this very one."""
 
+    def __init__(self, name: str | None = None) -> None:
+        self._name = name
+        """None: the path names it."""
+
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD"):
             raise _wrong_method(scope, ("GET",))
-        file = await asyncio.to_thread(render.static, scope["path_params"]["name"])
+        file = await asyncio.to_thread(render.static, self._name or scope["path_params"]["name"])
         if file is None:
             raise Refusal("there is no such file", code="not_found")
         asked = scope["query_string"].decode("latin-1") == file.mark

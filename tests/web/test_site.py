@@ -20,6 +20,13 @@ from .conftest import Browser, House, words_of
 STATIC = re.compile(r'(?:href|src)="(/static/[^"]+)"')
 
 
+def test_the_icon_is_where_browsers_look_for_one(house: House) -> None:
+    """As they do for what is no page, such as JSON: a 404 there is an error in their console."""
+    answer = house.nobody.shown("/favicon.ico")
+    assert answer.headers["content-type"] == "image/svg+xml"
+    assert answer.content == house.nobody.shown("/static/icon.svg").content
+
+
 def test_static_files_are_kept_for_ever(house: House) -> None:
     urls = set(STATIC.findall(house.nobody.shown("/").text))
     assert {url.partition("?")[0] for url in urls} == {
